@@ -1,0 +1,205 @@
+/*
+ * Forward, backward and the optimizer, in plain loops around the library's layer.
+ */
+#include "network.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../example.h"
+#include "dataset.h"
+
+enum { NUM_LAYERS = 3, NUM_HIDDEN = NUM_LAYERS - 1, MAX_WIDTH = 128, MAX_WEIGHTS = 64 * MAX_WIDTH };
+
+static const size_t widths[NUM_LAYERS + 1] = {NUM_PIXELS, MAX_WIDTH, 64, NUM_CLASSES};
+static const float sgd_momentum = 0.9F;
+
+typedef struct dense {
+    size_t fan_in, fan_out;
+    float weight[MAX_WEIGHTS], dweight[MAX_WEIGHTS]; /* [fan_in][fan_out] */
+    float bias[MAX_WIDTH], dbias[MAX_WIDTH];
+    bn_layer norm;                    /* all zero where there is none */
+    float z[MAX_BATCH * MAX_WIDTH];   /* in * weight + bias, kept for backward */
+    float out[MAX_BATCH * MAX_WIDTH]; /* after normalization and ReLU; the last layer has none */
+} dense;
+
+struct network {
+    bool batch_norm;
+    dense layers[NUM_LAYERS];
+    size_t num_params;
+    bn_param params[NUM_LAYERS * 4]; /* all that is learned, the library's and our own alike */
+    float velocity[NUM_LAYERS * 4][MAX_WEIGHTS];
+};
+
+/* ---- Loops ----------------------------------------------------------------------------------- */
+
+/* c[m][n] += a * b[k][n], where element (i, p) of a is at a[i * row + p * column], so that a may be
+ * a transposed matrix. The inner loop runs along rows of b and c, which compilers vectorize without
+ * being allowed to reorder sums. */
+static void multiply_add(size_t m, size_t k, size_t n, const float *a, size_t row, size_t column,
+                         const float *restrict b, float *restrict c) {
+    for (size_t i = 0; i < m; i++)
+        for (size_t p = 0; p < k; p++) {
+            const float factor = a[i * row + p * column];
+            for (size_t j = 0; j < n; j++)
+                c[i * n + j] += factor * b[p * n + j];
+        }
+}
+
+static void transpose(size_t rows, size_t columns, const float *restrict a, float *restrict t) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < columns; j++)
+            t[j * rows + i] = a[i * columns + j];
+}
+
+static void relu(size_t count, const float *restrict z, float *restrict out) {
+    for (size_t i = 0; i < count; i++)
+        out[i] = z[i] > 0 ? z[i] : 0;
+}
+
+static void relu_backward(size_t count, const float *restrict z, float *restrict d) {
+    for (size_t i = 0; i < count; i++)
+        d[i] = z[i] > 0 ? d[i] : 0;
+}
+
+/* ---- The network ----------------------------------------------------------------------------- */
+
+static void add_param(network *net, bn_param param) {
+    net->params[net->num_params++] = param;
+}
+
+static void layer_init(network *net, dense *layer, size_t fan_in, size_t fan_out, bool batch_norm,
+                       uint64_t *random) {
+    layer->fan_in = fan_in;
+    layer->fan_out = fan_out;
+    /* Variance 2 / fan_in, which keeps the scale of activations through ReLU (He et al. 2015). */
+    const float limit = sqrtf(6.0F / (float)fan_in);
+    random_fill(random, -limit, limit, fan_in * fan_out, layer->weight);
+    add_param(net, (bn_param){"weight", layer->weight, layer->dweight, fan_in * fan_out});
+    if (!batch_norm) {
+        add_param(net, (bn_param){"bias", layer->bias, layer->dbias, fan_out});
+        return;
+    }
+    /* A bias would be subtracted again with the mean: beta takes its place. */
+    bn_options options = bn_options_default();
+    options.activation = BN_ACTIVATION_RELU;
+    options.num_threads = 1; /* 32 rows are less work than waking a thread */
+    MUST(bn_layer_init(&layer->norm, fan_out, &options));
+    net->num_params += bn_layer_params(&layer->norm, net->params + net->num_params);
+}
+
+network *network_new(bool batch_norm, uint64_t seed) {
+    network *net = calloc(1, sizeof *net);
+    if (net == NULL)
+        return NULL;
+    net->batch_norm = batch_norm;
+    for (size_t l = 0; l < NUM_LAYERS; l++)
+        layer_init(net, &net->layers[l], widths[l], widths[l + 1], batch_norm && l < NUM_HIDDEN,
+                   &seed);
+    return net;
+}
+
+void network_free(network *net) {
+    if (net == NULL)
+        return;
+    for (size_t l = 0; l < NUM_LAYERS; l++)
+        bn_layer_free(&net->layers[l].norm);
+    free(net);
+}
+
+/* Returns the logits, [n][10]. */
+static const float *forward(network *net, size_t n, const float *x, bool training) {
+    const float *in = x;
+    for (size_t l = 0; l < NUM_LAYERS; l++) {
+        dense *layer = &net->layers[l];
+        for (size_t i = 0; i < n; i++)
+            memcpy(layer->z + i * layer->fan_out, layer->bias, layer->fan_out * sizeof(float));
+        multiply_add(n, layer->fan_in, layer->fan_out, in, layer->fan_in, 1, layer->weight,
+                     layer->z);
+        if (l == NUM_HIDDEN)
+            break;
+        if (!net->batch_norm)
+            relu(n * layer->fan_out, layer->z, layer->out);
+        else if (training)
+            MUST(bn_layer_forward(&layer->norm, n, layer->z, layer->out));
+        else
+            MUST(bn_layer_infer(&layer->norm, n, layer->z, layer->out));
+        in = layer->out;
+    }
+    return net->layers[NUM_HIDDEN].z;
+}
+
+/* d[n][10] comes in as the gradient of the logits; its room is used for those of all layers. */
+static void backward(network *net, size_t n, const float *x, float *d) {
+    float transposed[MAX_WEIGHTS];
+    float din[MAX_BATCH * MAX_WIDTH];
+    for (size_t l = NUM_LAYERS; l-- > 0;) {
+        dense *layer = &net->layers[l];
+        const size_t fan_in = layer->fan_in;
+        const size_t fan_out = layer->fan_out;
+        if (l < NUM_HIDDEN) {
+            if (net->batch_norm)
+                MUST(bn_layer_backward(&layer->norm, n, layer->z, d, d));
+            else
+                relu_backward(n * fan_out, layer->z, d);
+        }
+        memset(layer->dbias, 0, sizeof layer->dbias);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < fan_out; j++)
+                layer->dbias[j] += d[i * fan_out + j];
+
+        const float *in = l > 0 ? net->layers[l - 1].out : x;
+        memset(layer->dweight, 0, sizeof layer->dweight);
+        multiply_add(fan_in, n, fan_out, in, 1, fan_in, d, layer->dweight);
+        if (l > 0) {
+            transpose(fan_in, fan_out, layer->weight, transposed);
+            memset(din, 0, sizeof din);
+            multiply_add(n, fan_out, fan_in, d, fan_out, 1, transposed, din);
+            memcpy(d, din, n * fan_in * sizeof(float));
+        }
+    }
+}
+
+/* Softmax and cross-entropy. Writes the gradient of the batch's mean loss into d[n][10], which may
+ * be NULL. */
+static void measure(size_t n, const float *logits, const int *labels, float *d, score *sum) {
+    for (size_t i = 0; i < n; i++) {
+        const float *logit = logits + i * NUM_CLASSES;
+        float power[NUM_CLASSES];
+        float total = 0;
+        int best = 0;
+        for (int c = 1; c < NUM_CLASSES; c++)
+            best = logit[c] > logit[best] ? c : best;
+        for (int c = 0; c < NUM_CLASSES; c++)
+            total += power[c] = expf(logit[c] - logit[best]);
+        sum->loss += logf(total) - (logit[labels[i]] - logit[best]);
+        sum->correct += best == labels[i];
+        for (int c = 0; d != NULL && c < NUM_CLASSES; c++)
+            d[i * NUM_CLASSES + (size_t)c] =
+                (power[c] / total - (float)(c == labels[i])) / (float)n;
+    }
+}
+
+static void descend(network *net, float learning_rate) {
+    for (size_t k = 0; k < net->num_params; k++) {
+        const bn_param *param = &net->params[k];
+        float *velocity = net->velocity[k];
+        for (size_t i = 0; i < param->count; i++) {
+            velocity[i] = sgd_momentum * velocity[i] + param->grad[i];
+            param->value[i] -= learning_rate * velocity[i];
+        }
+    }
+}
+
+void network_train(network *net, size_t n, const float *x, const int *labels, float learning_rate,
+                   score *sum) {
+    float d[MAX_BATCH * MAX_WIDTH];
+    measure(n, forward(net, n, x, true), labels, d, sum);
+    backward(net, n, x, d);
+    descend(net, learning_rate);
+}
+
+void network_test(network *net, size_t n, const float *x, const int *labels, score *sum) {
+    measure(n, forward(net, n, x, false), labels, NULL, sum);
+}

@@ -1,0 +1,34 @@
+/*
+ * The network: dense layers 64 -> 128 -> 64 -> 10, after each but the last batch normalization and
+ * ReLU (or ReLU alone, to compare), then softmax and cross-entropy.
+ */
+#ifndef DIGITS_NETWORK_H
+#define DIGITS_NETWORK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MAX_BATCH = 32 };
+
+typedef struct network network;
+
+typedef struct score {
+    double loss; /* the sum over the digits seen */
+    size_t correct;
+} score;
+
+/* Makes a network with random weights; the same seed gives the same weights with and without batch
+ * normalization. Returns NULL where memory runs out. */
+network *network_new(bool batch_norm, uint64_t seed);
+void network_free(network *net);
+
+/* One step of gradient descent with momentum on x[n][64], labels[n], n <= MAX_BATCH. Adds to *score
+ * how the network did on the batch before the step. */
+void network_train(network *net, size_t n, const float *x, const int *labels, float learning_rate,
+                   score *sum);
+
+/* Adds to *sum how the network does on a batch, normalizing by the running statistics. */
+void network_test(network *net, size_t n, const float *x, const int *labels, score *sum);
+
+#endif /* DIGITS_NETWORK_H */

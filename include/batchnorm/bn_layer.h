@@ -1,0 +1,494 @@
+/*
+ * batchnorm - batch normalization, forward and backward
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * The layer is that of S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network
+ * Training by Reducing Internal Covariate Shift", 2015, arXiv:1502.03167 ("the paper" below):
+ * forward is its algorithm 1, backward the chain rule of its section 3, inference its algorithm 2.
+ *
+ * For feature d, over the values x[i,d] of all samples i (and all positions, where there are any),
+ * with weights w[i] that are 1 unless given and W = sum of w (times the positions):
+ *
+ *     mean[d]   = sum_i w[i] x[i,d] / W
+ *     var[d]    = sum_i w[i] (x[i,d] - mean[d])^2 / W
+ *     invstd[d] = 1 / sqrt(var[d] + eps)
+ *     xhat[i,d] = (x[i,d] - mean[d]) * invstd[d]
+ *     y[i,d]    = act(gamma[d] * xhat[i,d] + beta[d] + residual[i,d])
+ *
+ *     g         = dy * act'(.)
+ *     dbeta[d]  = sum_i g[i,d]
+ *     dgamma[d] = sum_i g[i,d] * xhat[i,d]
+ *     dx[i,d]   = gamma[d] * invstd[d] * (g[i,d] - w[i]/W * (dbeta[d] + xhat[i,d] * dgamma[d]))
+ *     dresidual = g
+ *
+ *     running_mean = momentum * running_mean + (1 - momentum) * mean
+ *     running_var  = momentum * running_var  + (1 - momentum) * var * W/(W-1)
+ *
+ * Rules that hold for every call, so that they are not repeated at each:
+ *
+ * - Errors. A call that does not return BN_STATUS_OK leaves the layer bit for bit as it was, and
+ *   has written no output if an argument was at fault. BN_STATUS_NOT_FINITE and
+ *   BN_STATUS_COMM_FAILED come from the data and from other workers: what is written then is said
+ *   at the call. Nothing is printed, nothing exits or aborts.
+ * - A layer that was never initialized but is all zero, or that was freed, is BN_STATUS_BAD_STATE.
+ * - Empty batches. n = 0 is BN_STATUS_OK whatever the buffers are (they may be NULL): nothing is
+ *   read, y and dx stay, dgamma and dbeta become zero, no batch is counted, and what an earlier
+ *   forward left for backward stays too.
+ * - Buffers. y may be x; dx may be dy or x; dresidual may be dy; two inputs may be the same buffer.
+ *   "The same" is the same first element and the same stride. Any other overlap of elements, of
+ * inputs too and with the layer's own arrays, is BN_STATUS_OVERLAP; what lies between strided rows
+ * is nobody's, so that slices of one wide buffer do not overlap. No alignment is asked for.
+ * - Threads. Two calls that change a layer (all that take it without const) must not run at the
+ *   same time, nor one of them with any other call on the same layer. Calls that take it const may
+ *   run in any number at once. Calls on different layers are independent.
+ * - Allocation. Only bn_layer_init and bn_moments_init allocate.
+ * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
+ *   of buffers, or on what ran before.
+ */
+#ifndef BATCHNORM_BN_LAYER_H
+#define BATCHNORM_BN_LAYER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The one place that the version is written; CMakeLists.txt reads it from here. */
+#define BN_VERSION_MAJOR 0
+#define BN_VERSION_MINOR 1
+#define BN_VERSION_PATCH 0
+
+/* BN_SHARED is defined for whoever links the shared library, by its CMake target. It matters on
+ * Windows alone: elsewhere a declaration is the same for both forms of the library. */
+#if defined(_WIN32) && defined(BN_SHARED)
+#ifdef BN_BUILDING
+#define BN_API __declspec(dllexport)
+#else
+#define BN_API __declspec(dllimport)
+#endif
+#elif defined(__GNUC__)
+#define BN_API __attribute__((visibility("default")))
+#else
+#define BN_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a call has to say. The values are never renumbered; new ones are added at the end. */
+typedef enum bn_status {
+    BN_STATUS_OK = 0,
+    BN_STATUS_NULL_POINTER, /* a pointer that must be given is NULL */
+    BN_STATUS_BAD_OPTION,   /* eps <= 0 or not finite, momentum outside [0, 1], a weight < 0, ... */
+    BN_STATUS_BAD_SHAPE,    /* zero features, a stride shorter than its row, sizes that overflow */
+    BN_STATUS_OVERLAP,      /* buffers that overlap without being the same */
+    BN_STATUS_TOO_FEW_VALUES, /* training on one value a feature: its variance says nothing */
+    BN_STATUS_BAD_STATE,      /* backward with no forward before it, or with another batch shape */
+    BN_STATUS_NOT_FINITE,     /* a NaN or Inf reached the statistics or the gradients */
+    BN_STATUS_OUT_OF_MEMORY,  /* malloc failed, or the memory given is too small */
+    BN_STATUS_UNSUPPORTED,    /* not in this build */
+    BN_STATUS_COMM_FAILED,    /* the reduction across workers failed */
+    BN_STATUS_IO,             /* a file could not be opened, read or written */
+    BN_STATUS_BAD_FORMAT      /* a file's content is not what it should be */
+} bn_status;
+
+/* What follows the scale and shift (and the residual, where there is one). */
+typedef enum bn_activation {
+    BN_ACTIVATION_NONE = 0, /* act(z) = z */
+    BN_ACTIVATION_RELU      /* act(z) = max(z, 0); act'(z) = 1 where z > 0, else 0; NaN stays NaN */
+} bn_activation;
+
+/* The element type of x, y, dy, dx, residual and dresidual. */
+typedef enum bn_dtype {
+    BN_DTYPE_F32 = 0, /* float */
+    BN_DTYPE_BF16,    /* the upper half of a float; not in this version: BN_STATUS_UNSUPPORTED */
+    BN_DTYPE_F16      /* IEEE 754 binary16; not in this version: BN_STATUS_UNSUPPORTED */
+} bn_dtype;
+
+/* As momentum: the plain average over all batches seen. Batch k (from 0) takes part with weight
+ * 1/(k+1), k being num_batches_tracked. PyTorch's momentum=None. */
+#define BN_MOMENTUM_CUMULATIVE (-1.0f)
+
+/* How a layer works; bn_options_default() gives the values in brackets. eps and momentum may be
+ * changed in layer.options between calls, the rest is read at init. */
+typedef struct bn_options {
+    float eps;          /* added to the variance under the root; > 0 and finite [1e-5] */
+    float momentum;     /* the weight of the OLD running value, as in NumpyDL, Keras, Flax and
+                           Caffe; PyTorch's momentum=m is 1-m here. In [0, 1], or
+                           BN_MOMENTUM_CUMULATIVE [0.9] */
+    float gamma_init;   /* every gamma at init; finite [1] */
+    float beta_init;    /* every beta at init; finite [0] */
+    bool scale;         /* learn gamma; without it gamma is 1 and its pointers are NULL [true] */
+    bool shift;         /* learn beta; without it beta is 0 and its pointers are NULL [true] */
+    bool track_running; /* keep running values; without them inference normalizes by the batch
+                           it is given [true] */
+    bool biased_running_var;  /* running_var takes var itself, not var * W/(W-1) [false] */
+    bn_activation activation; /* [BN_ACTIVATION_NONE] */
+    int num_threads;          /* 0: as many as there are; 1: none but the caller's; < 0 is
+                                 BN_STATUS_BAD_OPTION [0] */
+} bn_options;
+
+/* How the workers of one batch add up; all zero: one worker. Not in this version: see
+ * bn_layer_set_comm. */
+typedef struct bn_comm {
+    /* Adds values[0..count) over all workers, in place, on every worker; 0 on success. */
+    int (*allreduce_sum)(void *context, double *values, size_t count);
+    void *context;
+} bn_comm;
+
+/* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_in fills
+ * it; the arrays belong to the layer and live until bn_layer_free. The struct may be moved: nothing
+ * points into it. Everything above the private part may be read at any time, and gamma, beta,
+ * dgamma, dbeta, the running values and their count may be written between calls (by an optimizer,
+ * by a loader). Pointers, num_features and what is private are the library's to set. */
+typedef struct bn_layer {
+    size_t num_features; /* D */
+    bn_options options;
+    bool frozen;           /* settable at any time; forward then normalizes by the running values
+                              and updates nothing, and backward is that of constants */
+    float *gamma, *beta;   /* [D]; NULL where not learned */
+    float *dgamma, *dbeta; /* [D]; written by backward; NULL where not learned */
+    float *running_mean;   /* [D]; 0 at init; NULL without track_running */
+    float *running_var;    /* [D]; 1 at init; NULL without track_running */
+    uint64_t num_batches_tracked;     /* training batches that the running values have seen */
+    float *saved_mean, *saved_invstd; /* [D]; the cache: written by forward, read by backward */
+
+    /* private from here on */
+    struct {
+        void *owned; /* what bn_layer_free gives back; NULL after init_in */
+        void *block; /* where the arrays are */
+        size_t block_bytes;
+        const struct bn_kernels *kernels; /* the instruction set, chosen at init */
+        float *mean_rest, *invstd_rest;   /* [D]; mean = saved_mean + mean_rest to 48 bits */
+        double *scratch;                  /* where a call works: src/layer.h */
+        size_t n, spatial;                /* the shape of the forward before */
+        int forward;                      /* none, training or frozen: src/layer.h */
+    } internal;
+} bn_layer;
+
+/* What one call works on. Zero means the default in every field, so that
+ *
+ *     bn_batch batch = {.n = 8, .spatial = 28 * 28};
+ *
+ * is 8 samples of D x 28 x 28. Element (i, d, s) is at x[i*x_stride + d*S + s]; channels-last data
+ * (N x H x W x C) is n = N*H*W rows with spatial 1. */
+typedef struct bn_batch {
+    size_t n;                   /* samples: the rows of an N x D buffer */
+    size_t spatial;             /* S, positions a feature; 0 or 1: an N x D buffer */
+    size_t x_stride;            /* elements from one sample to the next in x and dx; 0: D*S */
+    size_t y_stride;            /* the same in y, dy, residual and dresidual; 0: D*S */
+    bn_dtype dtype;             /* of x, y, dy, dx, residual, dresidual */
+    const float *sample_weight; /* [n], >= 0 and finite; 0 leaves a padded sample out of the
+                                   statistics. It is normalized all the same, but what x it has
+                                   touches nothing else: where dy is 0 it may even be NaN.
+                                   NULL: all 1 */
+    const void *residual;       /* added before the activation; NULL: none. In backward only whether
+                                   it is NULL matters */
+    const void *y;              /* backward: forward's y, needed where a residual and an activation
+                                   meet, and not read elsewhere */
+    void *dresidual;       /* backward: g, written where a residual was given; NULL: not wanted;
+                              may be dy */
+    bool keep_running;     /* this forward leaves the running values and their count as they are
+                              (recomputation) */
+    bool accumulate_grads; /* this backward adds to dgamma and dbeta */
+} bn_batch;
+
+/* A learned parameter, as an optimizer wants it. */
+typedef struct bn_param {
+    const char *name; /* "weight" or "bias", PyTorch's names of gamma and beta */
+    float *value;     /* [count] */
+    float *grad;      /* [count]; what backward wrote */
+    size_t count;     /* D */
+} bn_param;
+
+/* Count, mean and sum of squared deviations of data that does not come in one piece. The caller
+ * owns the struct, bn_moments_init fills it. All but the private part may be read between calls:
+ * mean[d] is the mean so far, m2[d]/count the biased variance. */
+typedef struct bn_moments {
+    size_t num_features; /* D */
+    double count;        /* W so far: the sum of the weights, times the positions */
+    double *mean;        /* [D] */
+    double *m2;          /* [D]; sum of w * (x - mean)^2 */
+
+    /* private from here on */
+    struct {
+        void *owned;
+        size_t owned_bytes;
+        const struct bn_kernels *kernels;
+        double *scratch;
+    } internal;
+} bn_moments;
+
+/* ---- Options and the life of a layer -------------------------------------------------------- */
+
+/* Returns the options that a layer has by default: see bn_options. */
+BN_API bn_options bn_options_default(void);
+
+/* Makes *layer a layer of num_features features and allocates all that it will ever need.
+ * options may be NULL: the defaults. *layer may hold anything before (it is not freed), and is not
+ * touched unless BN_STATUS_OK is returned. The environment variable BN_ISA names the widest
+ * instruction set that the layer may use (see bn_layer_isa); a name that is not known is ignored.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER   layer is NULL
+ * BN_STATUS_BAD_SHAPE      num_features is 0, or so large that sizes overflow
+ * BN_STATUS_BAD_OPTION     an option is outside the values that bn_options names
+ * BN_STATUS_OUT_OF_MEMORY  malloc failed */
+BN_API bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *options);
+
+/* Returns how many bytes bn_layer_init_in needs for such a layer, at an address of any alignment;
+ * 0 where num_features or an option is bad. options may be NULL: the defaults. */
+BN_API size_t bn_layer_bytes(size_t num_features, const bn_options *options);
+
+/* bn_layer_init without allocation: the layer lives in memory[0..bytes), which stays the caller's,
+ * must outlive the layer, and must not be moved. Any alignment will do.
+ *
+ * Returns what bn_layer_init returns, and
+ * BN_STATUS_NULL_POINTER   memory is NULL
+ * BN_STATUS_OUT_OF_MEMORY  bytes is less than bn_layer_bytes(num_features, options) */
+BN_API bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_options *options,
+                                  void *memory, size_t bytes);
+
+/* Gives back what bn_layer_init allocated and zeroes *layer. layer may be NULL, zeroed, or freed
+ * before. */
+BN_API void bn_layer_free(bn_layer *layer);
+
+/* Writes the learned parameters into params, gamma ("weight") before beta ("bias"), and returns how
+ * many there are: 0, 1 or 2. 0 too where layer or params is NULL. The names are static, the arrays
+ * the layer's. */
+BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
+
+/* ---- Row-major N x D ------------------------------------------------------------------------- */
+
+/* Trains on a batch: y = act(gamma * xhat + beta) with the batch's own mean and variance, which it
+ * keeps for backward and mixes into the running values (paper, algorithm 1; formulas on top). A
+ * frozen layer normalizes by the running values instead and changes none of them.
+ *
+ * x[n][D] is read, y[n][D] written; y may be x, but backward wants x as it was.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER    layer, x or y is NULL
+ * BN_STATUS_BAD_OPTION      layer->options.eps or .momentum was set to a bad value
+ * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
+ * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
+ * BN_STATUS_TOO_FEW_VALUES  n is 1 and the layer is not frozen
+ * BN_STATUS_BAD_STATE       the layer was not initialized, or is frozen without running values
+ * BN_STATUS_NOT_FINITE      a mean, a variance or a running value would be NaN or Inf (or beyond
+ *                           float): y and the cache are written, the running values and their count
+ *                           are not */
+BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y);
+
+/* Normalizes by the running values: y = act(gamma * (x - running_mean) / sqrt(running_var + eps)
+ * + beta) (paper, algorithm 2). A layer without running values normalizes by the mean and variance
+ * of the batch it is given. The layer is not changed: any number of threads may call this at once.
+ *
+ * x[n][D] is read, y[n][D] written; y may be x.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER    layer, x or y is NULL
+ * BN_STATUS_BAD_OPTION      layer->options.eps was set to a bad value
+ * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
+ * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
+ * BN_STATUS_BAD_STATE       the layer was not initialized
+ * and, on a layer without running values,
+ * BN_STATUS_TOO_FEW_VALUES  n is 1
+ * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf (or beyond float); y is written */
+BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y);
+
+/* Differentiates the forward before it: writes dx, and dgamma and dbeta where they are learned
+ * (formulas on top). It knows whether that forward was a training or a frozen one; after a frozen
+ * one dx = gamma * invstd * g. With ReLU, act' is rebuilt from x and the parameters: gamma, beta
+ * and eps must still be what forward saw. Backward may be called again.
+ *
+ * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER    layer, x, dy or dx is NULL
+ * BN_STATUS_BAD_OPTION      layer->options.eps was set to a bad value
+ * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
+ * BN_STATUS_OVERLAP         dx overlaps x or dy without being it, or the layer's arrays
+ * BN_STATUS_BAD_STATE       the layer was not initialized, there was no forward, or its n was
+ *                           another (n = 0 is always allowed)
+ * BN_STATUS_NOT_FINITE      dgamma or dbeta would be NaN or Inf: dx is written, dgamma and dbeta
+ * are not */
+BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy,
+                                   float *dx);
+
+/* ---- Everything else a batch can be ---------------------------------------------------------- */
+
+/* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, keep_running. The
+ * element type is batch->dtype. batch->y, dresidual and accumulate_grads are not looked at.
+ *
+ * Returns what bn_layer_forward returns, and
+ * BN_STATUS_NULL_POINTER    batch is NULL
+ * BN_STATUS_BAD_OPTION      dtype is none of bn_dtype; a sample weight is negative, NaN or Inf
+ * BN_STATUS_BAD_SHAPE       a stride is shorter than D*S, or a product of sizes overflows
+ * BN_STATUS_OVERLAP         y overlaps the residual or the weights, or inputs overlap in part
+ * BN_STATUS_TOO_FEW_VALUES  W <= 1 and the layer is not frozen
+ * BN_STATUS_UNSUPPORTED     dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+BN_API bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
+                                        void *y);
+
+/* bn_layer_infer for any bn_batch. The weights are checked always, and used where the layer has no
+ * running values. keep_running and the fields of backward are not looked at.
+ *
+ * Returns what bn_layer_infer returns, and what bn_layer_forward_batch adds;
+ * BN_STATUS_TOO_FEW_VALUES comes only without running values. */
+BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
+                                      void *y);
+
+/* bn_layer_backward for any bn_batch: the one that forward was given, with y and dresidual added
+ * where they are wanted. batch->residual must be what it was for forward (its content is not read).
+ *
+ * Returns what bn_layer_backward returns, and
+ * BN_STATUS_NULL_POINTER  batch is NULL; a residual and an activation meet and batch->y is NULL
+ * BN_STATUS_BAD_OPTION    dtype is none of bn_dtype; a sample weight is negative, NaN or Inf;
+ *                         dresidual is given without a residual
+ * BN_STATUS_BAD_SHAPE     a stride is shorter than D*S, or a product of sizes overflows
+ * BN_STATUS_OVERLAP       dresidual overlaps anything but dy as a whole, dx overlaps the weights or
+ *                         y, or inputs overlap in part
+ * BN_STATUS_TOO_FEW_VALUES  W <= 1 and forward was not frozen
+ * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before
+ * BN_STATUS_UNSUPPORTED   dtype is BN_DTYPE_BF16 or BN_DTYPE_F16
+ * BN_STATUS_NOT_FINITE    with accumulate_grads also where a sum would leave float; dx and
+ * dresidual are written */
+BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
+                                         const void *dy, void *dx);
+
+/* ---- Inference folded away ------------------------------------------------------------------- */
+
+/* Writes inference as one multiplication and addition a feature, before the activation:
+ *
+ *     scale[d] = gamma[d] / sqrt(running_var[d] + eps)
+ *     shift[d] = beta[d] - running_mean[d] * scale[d]
+ *
+ * so that y = act(scale*x + shift). scale[D] and shift[D] are the caller's and must not overlap
+ * each other or the layer's arrays. May run with other calls that take the layer const.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  layer, scale or shift is NULL
+ * BN_STATUS_BAD_OPTION    layer->options.eps was set to a bad value
+ * BN_STATUS_OVERLAP       scale, shift and the layer's arrays overlap
+ * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values */
+BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift);
+
+/* Folds inference into the linear layer before it, out = weight * in + bias, in place:
+ *
+ *     weight[d][k] = scale[d] * weight[d][k]
+ *     bias[d]      = scale[d] * bias[d] + shift[d]
+ *
+ * with bn_layer_affine's scale and shift, so that the layer itself need not run; its activation
+ * stays to be applied. weight is row-major [D][fan_in] (a convolution's fan_in is the product of
+ * its kernel's sizes), bias [D]; both are the caller's. fan_in may be 0: then weight may be NULL.
+ * May run with other calls that take the layer const.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  layer, weight or bias is NULL
+ * BN_STATUS_BAD_OPTION    layer->options.eps was set to a bad value
+ * BN_STATUS_BAD_SHAPE     D*fan_in floats do not fit into the address space
+ * BN_STATUS_OVERLAP       weight, bias and the layer's arrays overlap
+ * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values */
+BN_API bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, float *bias);
+
+/* ---- Statistics of data that does not come in one piece -------------------------------------- */
+
+/* Makes *moments the moments of nothing: count 0. Allocates. *moments may hold anything before, and
+ * is not touched unless BN_STATUS_OK is returned.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER   moments is NULL
+ * BN_STATUS_BAD_SHAPE      num_features is 0, or so large that sizes overflow
+ * BN_STATUS_OUT_OF_MEMORY  malloc failed */
+BN_API bn_status bn_moments_init(bn_moments *moments, size_t num_features);
+
+/* Gives back what bn_moments_init allocated and zeroes *moments, which may be NULL, zeroed or freed
+ * before. */
+BN_API void bn_moments_free(bn_moments *moments);
+
+/* Adds a batch to the moments: afterwards they are those of all the data added so far, whatever the
+ * pieces and their order (up to rounding in double precision). The pieces' moments are merged by
+ * the pairwise formula of T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the
+ * Sample Variance", The American Statistician 37 (1983).
+ *
+ * Of batch, n, spatial, x_stride, dtype and sample_weight are looked at. x is only read. A batch of
+ * one value, or of no weight, may be added.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER   moments, batch or x is NULL
+ * BN_STATUS_BAD_OPTION     dtype is none of bn_dtype; a sample weight is negative, NaN or Inf
+ * BN_STATUS_BAD_SHAPE      x_stride is shorter than D*S, or a product of sizes overflows
+ * BN_STATUS_OVERLAP        x or the weights overlap the moments' arrays
+ * BN_STATUS_BAD_STATE      the moments were not initialized
+ * BN_STATUS_NOT_FINITE     a mean or a sum of squares is NaN or Inf: the moments stay as they were
+ * BN_STATUS_UNSUPPORTED    dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+BN_API bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void *x);
+
+/* Merges the moments of other data into these, as if it had been added here. `from` stays, and may
+ * be `into` itself (its data then counts twice).
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  into or from is NULL
+ * BN_STATUS_BAD_SHAPE     they have different numbers of features
+ * BN_STATUS_BAD_STATE     one of them was not initialized
+ * BN_STATUS_NOT_FINITE    a merged value would be NaN or Inf: `into` stays as it was */
+BN_API bn_status bn_moments_merge(bn_moments *into, const bn_moments *from);
+
+/* Replaces the running values by the mean and variance of a population (paper, algorithm 2, steps 7
+ * to 10): running_mean = mean and running_var = m2/count * W/(W-1), or m2/count with
+ * biased_running_var. num_batches_tracked stays.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER    layer or moments is NULL
+ * BN_STATUS_BAD_SHAPE       they have different numbers of features
+ * BN_STATUS_BAD_STATE       one of them was not initialized, or the layer has no running values
+ * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1
+ * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf, or beyond float */
+BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments);
+
+/* ---- Many workers, one batch ----------------------------------------------------------------- */
+
+/* Sets how this layer's batches add up over workers. Not in this version.
+ *
+ * Returns BN_STATUS_UNSUPPORTED, or
+ * BN_STATUS_OK            comm is all zero: one worker, which is what there is
+ * BN_STATUS_NULL_POINTER  layer is NULL
+ * BN_STATUS_BAD_STATE     the layer was not initialized */
+BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);
+
+/* ---- Exchange with PyTorch and others -------------------------------------------------------- */
+
+/* Writes NAME.weight, .bias, .running_mean, .running_var and .num_batches_tracked to a safetensors
+ * file. Not in this version.
+ *
+ * Returns BN_STATUS_UNSUPPORTED, or
+ * BN_STATUS_NULL_POINTER  layer, path or name is NULL
+ * BN_STATUS_BAD_STATE     the layer was not initialized */
+BN_API bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *path,
+                                           const char *name);
+
+/* Reads what bn_layer_save_safetensors writes. Not in this version.
+ *
+ * Returns BN_STATUS_UNSUPPORTED, or
+ * BN_STATUS_NULL_POINTER  layer, path or name is NULL
+ * BN_STATUS_BAD_STATE     the layer was not initialized */
+BN_API bn_status bn_layer_load_safetensors(bn_layer *layer, const char *path, const char *name);
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+/* Returns a static sentence that says what a status means; never NULL, whatever the value. */
+BN_API const char *bn_status_string(bn_status status);
+
+/* Returns the version of the library that is linked, "MAJOR.MINOR.PATCH"; static. */
+BN_API const char *bn_version(void);
+
+/* Returns the instruction set that the layer's arithmetic uses: "scalar" (portable C), and in
+ * later versions "sse2", "avx2", "avx512" or "neon"; static. NULL where layer is NULL or was not
+ * initialized. */
+BN_API const char *bn_layer_isa(const bn_layer *layer);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* BATCHNORM_BN_LAYER_H */

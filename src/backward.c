@@ -1,0 +1,227 @@
+/*
+ * Backward: check, gradient sums, coefficients, dx, commit. Nothing is written before all checks
+ * have passed.
+ */
+#include "layer.h"
+#include "moments.h"
+#include "parallel.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+typedef struct backward_work {
+    const bn_layer *layer;
+    const bni_batch *batch;
+    bni_sheet data;
+    bni_mask mask;
+    bool constant; /* the forward before was frozen: mean and invstd are constants */
+} backward_work;
+
+/* ---- Checks --------------------------------------------------------------------------------- */
+
+static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
+    return batch->residual != NULL && layer->options.activation != BN_ACTIVATION_NONE;
+}
+
+/* An empty batch passes whatever the buffers are. */
+static bn_status check(const bn_layer *layer, const bn_batch *batch, const void *x, const void *dy,
+                       const void *dx, bni_batch *made) {
+    if (layer == NULL || batch == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (!bni_layer_ready(layer)) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (!bni_eps_good(layer->options.eps) ||
+        (batch->dresidual != NULL && batch->residual == NULL)) {
+        return BN_STATUS_BAD_OPTION;
+    }
+    const bn_status status = bni_batch_make(made, batch, layer->num_features, BNI_STRIDES_BOTH);
+    if (status != BN_STATUS_OK || made->n == 0) {
+        return status;
+    }
+    if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    enum { X, DY, FORWARD_Y, WEIGHTS, DX, DRESIDUAL, LAYER, REGIONS };
+    const bni_region regions[REGIONS] = {
+        [X] = bni_region_of_x(made, x),
+        [DY] = bni_region_of_y(made, dy),
+        [FORWARD_Y] = bni_region_of_y(made, needs_y(layer, batch) ? batch->y : NULL),
+        [WEIGHTS] = bni_region_of_weights(made),
+        [DX] = bni_region_of_x(made, dx),
+        [DRESIDUAL] = bni_region_of_y(made, batch->dresidual),
+        [LAYER] = bni_region_of_layer(layer)};
+    const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX,
+                                    [DY] = 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX |
+                                           1u << DRESIDUAL,
+                                    [FORWARD_Y] = 1u << WEIGHTS};
+    if (bni_any_overlap(regions, same, REGIONS)) {
+        return BN_STATUS_OVERLAP;
+    }
+    if (layer->internal.forward == BNI_FORWARD_NONE || layer->internal.n != made->n ||
+        layer->internal.spatial != made->spatial) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (layer->internal.forward == BNI_FORWARD_TRAINING && !(made->values > 1.0)) {
+        return BN_STATUS_TOO_FEW_VALUES;
+    }
+    return BN_STATUS_OK;
+}
+
+/* ---- Gradient sums -------------------------------------------------------------------------- */
+
+/* The coefficients of a group, a value a column, in arrays of the caller's. */
+static bni_coef group_coef(const backward_work *work, size_t group, float columns[5][BNI_PANEL]) {
+    const bni_scratch scratch = bni_scratch_of(work->layer);
+    const size_t first = bni_group_first(work->batch, group);
+    const float *of[5] = {work->layer->saved_mean + first, scratch.scale + first,
+                          scratch.shift + first, work->constant ? NULL : scratch.slope + first,
+                          work->constant ? NULL : scratch.offset + first};
+    for (size_t i = 0; i < 5; i++) {
+        of[i] = bni_expand(work->batch, bni_group_size(work->batch, group), of[i], columns[i]);
+    }
+    return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
+}
+
+/* The sums of a chunk, in scratch: those of g, then those of g * (x - center). */
+static double *chunk_sums(const backward_work *work, size_t chunk) {
+    const size_t padded = bni_padded(work->batch->features);
+    return bni_scratch_of(work->layer).chunks + 2 * chunk * padded;
+}
+
+static void sums_task(void *context, size_t group, size_t chunk) {
+    const backward_work *work = context;
+    const bni_batch *batch = work->batch;
+    const bn_kernels *kernels = work->layer->internal.kernels;
+    const size_t features = bni_group_size(batch, group);
+    const size_t width = bni_padded(features * batch->inner * batch->outer);
+    float columns[5][BNI_PANEL];
+    double s1[BNI_PANEL], s2[BNI_PANEL];
+    const bni_coef coef = group_coef(work, group, columns);
+    memset(s1, 0, width * sizeof *s1);
+    memset(s2, 0, width * sizeof *s2);
+    bni_walk walk = bni_walk_begin(batch, &work->data, group, chunk);
+    bni_sheet sheet;
+    while (bni_walk_next(&walk, &sheet)) {
+        kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
+    }
+    kernels->fold(s1, batch->outer, features, batch->inner);
+    kernels->fold(s2, batch->outer, features, batch->inner);
+    double *sums = chunk_sums(work, chunk) + bni_group_first(batch, group);
+    memcpy(sums, s1, features * sizeof *sums);
+    memcpy(sums + bni_padded(batch->features), s2, features * sizeof *sums);
+}
+
+static void gradient_sums(backward_work *work) {
+    const bni_scratch scratch = bni_scratch_of(work->layer);
+    const size_t features = work->batch->features;
+    const size_t padded = bni_padded(features);
+    bni_run(work->batch, work->layer->options.num_threads, sums_task, work);
+    memcpy(scratch.sum1, chunk_sums(work, 0), features * sizeof *scratch.sum1);
+    memcpy(scratch.sum2, chunk_sums(work, 0) + padded, features * sizeof *scratch.sum2);
+    for (size_t chunk = 1; chunk < work->batch->chunks; chunk++) {
+        const double *sums = chunk_sums(work, chunk);
+        for (size_t d = 0; d < features; d++) {
+            scratch.sum1[d] += sums[d];
+            scratch.sum2[d] += sums[padded + d];
+        }
+    }
+}
+
+/* ---- dx ------------------------------------------------------------------------------------- */
+
+static void input_task(void *context, size_t group, size_t chunk) {
+    const backward_work *work = context;
+    float columns[5][BNI_PANEL];
+    const bni_coef coef = group_coef(work, group, columns);
+    bni_walk walk = bni_walk_begin(work->batch, &work->data, group, chunk);
+    bni_sheet sheet;
+    while (bni_walk_next(&walk, &sheet)) {
+        work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
+    }
+}
+
+/* ---- dgamma and dbeta ----------------------------------------------------------------------- */
+
+/* pending = pending + gradient; false where one is not finite. */
+static bool accumulate(float *pending, const float *gradient, size_t features) {
+    int bad = 0;
+    for (size_t d = 0; gradient != NULL && d < features; d++) {
+        pending[d] += gradient[d];
+        bad |= !(fabsf(pending[d]) <= FLT_MAX);
+    }
+    return bad == 0;
+}
+
+static void commit(float *gradient, const float *pending, size_t features) {
+    if (gradient != NULL) {
+        memcpy(gradient, pending, features * sizeof *gradient);
+    }
+}
+
+static void zero(float *gradient, size_t features) {
+    if (gradient != NULL) {
+        memset(gradient, 0, features * sizeof *gradient);
+    }
+}
+
+/* ---- The calls ------------------------------------------------------------------------------ */
+
+bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
+                                  const void *dy, void *dx) {
+    bni_batch made;
+    const bn_status status = check(layer, batch, x, dy, dx, &made);
+    if (status != BN_STATUS_OK) {
+        return status;
+    }
+    const size_t features = layer->num_features;
+    if (made.n == 0) {
+        if (!batch->accumulate_grads) {
+            zero(layer->dgamma, features);
+            zero(layer->dbeta, features);
+        }
+        return BN_STATUS_OK;
+    }
+
+    const bn_kernels *kernels = layer->internal.kernels;
+    const bni_scratch scratch = bni_scratch_of(layer);
+    const bni_cache cache = bni_cache_of(layer);
+    const bool relu = layer->options.activation == BN_ACTIVATION_RELU;
+    backward_work work = {
+        .layer = layer,
+        .batch = &made,
+        .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
+        .mask = !relu                   ? BNI_MASK_NONE
+                : needs_y(layer, batch) ? BNI_MASK_Y
+                                        : BNI_MASK_X,
+        .constant = layer->internal.forward == BNI_FORWARD_FROZEN};
+    kernels->affine(&cache, layer->gamma, layer->beta, features, scratch.scale, scratch.shift);
+
+    const bool learned = layer->gamma != NULL || layer->beta != NULL;
+    bool finite = true;
+    if (learned || !work.constant) {
+        gradient_sums(&work);
+        finite = kernels->finish_gradients(&cache, scratch.sum1, scratch.sum2, features,
+                                           made.values, scratch.pending1, scratch.pending2,
+                                           scratch.slope, scratch.offset);
+    }
+    bni_run(&made, layer->options.num_threads, input_task, &work);
+
+    if (batch->accumulate_grads) {
+        finite = accumulate(scratch.pending1, layer->dgamma, features) && finite;
+        finite = accumulate(scratch.pending2, layer->dbeta, features) && finite;
+    }
+    if (!finite) {
+        return BN_STATUS_NOT_FINITE;
+    }
+    commit(layer->dgamma, scratch.pending1, features);
+    commit(layer->dbeta, scratch.pending2, features);
+    return BN_STATUS_OK;
+}
+
+bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy, float *dx) {
+    const bn_batch batch = {.n = n};
+    return bn_layer_backward_batch(layer, &batch, x, dy, dx);
+}

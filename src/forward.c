@@ -1,0 +1,252 @@
+/*
+ * Training forward and inference: check, moments, coefficients, normalize, commit. Nothing is
+ * written before all checks have passed.
+ */
+#include "layer.h"
+#include "moments.h"
+#include "parallel.h"
+
+/* ---- Checks --------------------------------------------------------------------------------- */
+
+/* All that forward and inference check alike. An empty batch passes whatever x and y are. */
+static bn_status check(const bn_layer *layer, const bn_batch *batch, const void *x, const void *y,
+                       bni_batch *made) {
+    if (layer == NULL || batch == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (!bni_layer_ready(layer)) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (!bni_eps_good(layer->options.eps)) {
+        return BN_STATUS_BAD_OPTION;
+    }
+    const bn_status status = bni_batch_make(made, batch, layer->num_features, BNI_STRIDES_BOTH);
+    if (status != BN_STATUS_OK || made->n == 0) {
+        return status;
+    }
+    if (x == NULL || y == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    enum { X, RESIDUAL, WEIGHTS, Y, LAYER, REGIONS };
+    const bni_region regions[REGIONS] = {[X] = bni_region_of_x(made, x),
+                                         [RESIDUAL] = bni_region_of_y(made, batch->residual),
+                                         [WEIGHTS] = bni_region_of_weights(made),
+                                         [Y] = bni_region_of_y(made, y),
+                                         [LAYER] = bni_region_of_layer(layer)};
+    const unsigned same[REGIONS] = {
+        [X] = 1u << RESIDUAL | 1u << WEIGHTS | 1u << Y, [RESIDUAL] = 1u << WEIGHTS};
+    return bni_any_overlap(regions, same, REGIONS) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
+}
+
+/* ---- Normalize ------------------------------------------------------------------------------ */
+
+/* What turns x into y, a value a feature, from a group's first on. */
+typedef struct feature_coef {
+    const float *center, *scale, *shift;
+} feature_coef;
+
+static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
+                            const bni_sheet *data, size_t group, size_t chunk, feature_coef of,
+                            bool relu) {
+    float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
+    const size_t features = bni_group_size(batch, group);
+    const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
+                           .scale = bni_expand(batch, features, of.scale, scale),
+                           .shift = bni_expand(batch, features, of.shift, shift)};
+    bni_walk walk = bni_walk_begin(batch, data, group, chunk);
+    bni_sheet sheet;
+    while (bni_walk_next(&walk, &sheet)) {
+        kernels->normalize(&sheet, &coef, relu);
+    }
+}
+
+typedef struct normalize_work {
+    const bn_layer *layer;
+    const bni_batch *batch;
+    bni_sheet data;
+} normalize_work;
+
+/* ---- Training ------------------------------------------------------------------------------- */
+
+/* With the cache and the scratch's scale and shift. */
+static void forward_task(void *context, size_t group, size_t chunk) {
+    const normalize_work *work = context;
+    const bni_scratch scratch = bni_scratch_of(work->layer);
+    const size_t first = bni_group_first(work->batch, group);
+    const feature_coef coef = {work->layer->saved_mean + first, scratch.scale + first,
+                               scratch.shift + first};
+    normalize_group(work->layer->internal.kernels, work->batch, &work->data, group, chunk, coef,
+                    work->layer->options.activation == BN_ACTIVATION_RELU);
+}
+
+/* Fills the cache from the batch's own moments, and the pending running values. */
+static bool training_statistics(const bn_layer *layer, const bni_batch *batch, const float *x,
+                                bool update_running) {
+    const bn_kernels *kernels = layer->internal.kernels;
+    const bni_scratch scratch = bni_scratch_of(layer);
+    const bni_cache cache = bni_cache_of(layer);
+    bni_sums sums = {0.0, scratch.sum1, scratch.sum2};
+    bni_batch_moments(kernels, batch, x, layer->options.num_threads, scratch.chunks, &sums);
+    bool finite =
+        kernels->finish_moments(&sums, batch->features, (double)layer->options.eps, &cache);
+    if (update_running) {
+        const double seen = (double)layer->num_batches_tracked;
+        const double keep = layer->options.momentum == BN_MOMENTUM_CUMULATIVE
+                                ? seen / (seen + 1.0)
+                                : (double)layer->options.momentum;
+        finite = bni_pending_running(layer, &sums, keep) && finite;
+    }
+    return finite;
+}
+
+bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
+    bni_batch made;
+    const bn_status status = check(layer, batch, x, y, &made);
+    if (status != BN_STATUS_OK) {
+        return status;
+    }
+    if (!bni_momentum_good(layer->options.momentum)) {
+        return BN_STATUS_BAD_OPTION;
+    }
+    if (layer->frozen && layer->running_mean == NULL) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (made.n == 0) {
+        return BN_STATUS_OK;
+    }
+    if (!layer->frozen && !(made.values > 1.0)) {
+        return BN_STATUS_TOO_FEW_VALUES;
+    }
+
+    const bn_kernels *kernels = layer->internal.kernels;
+    const bni_scratch scratch = bni_scratch_of(layer);
+    const bni_cache cache = bni_cache_of(layer);
+    const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
+    bool finite = true;
+    if (layer->frozen) {
+        kernels->finish_running(layer->running_mean, layer->running_var, made.features,
+                                (double)layer->options.eps, &cache);
+    } else {
+        finite = training_statistics(layer, &made, x, update);
+    }
+    kernels->affine(&cache, layer->gamma, layer->beta, made.features, scratch.scale, scratch.shift);
+
+    normalize_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
+    bni_run(&made, layer->options.num_threads, forward_task, &work);
+
+    layer->internal.n = made.n;
+    layer->internal.spatial = made.spatial;
+    layer->internal.forward = layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING;
+    if (!finite) {
+        return BN_STATUS_NOT_FINITE;
+    }
+    if (update) {
+        bni_commit_running(layer);
+        layer->num_batches_tracked++;
+    }
+    return BN_STATUS_OK;
+}
+
+bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y) {
+    const bn_batch batch = {.n = n};
+    return bn_layer_forward_batch(layer, &batch, x, y);
+}
+
+/* ---- Inference ------------------------------------------------------------------------------ */
+
+/* The layer is const and any number of threads may be here, so all that is computed is on the
+ * stack, group by group: some 40 KiB, or 100 where the batch's own moments are needed. */
+typedef struct group_coef {
+    float mean[BNI_PANEL], mean_rest[BNI_PANEL], invstd[BNI_PANEL], invstd_rest[BNI_PANEL];
+    float scale[BNI_PANEL], shift[BNI_PANEL];
+} group_coef;
+
+static bni_cache group_cache(group_coef *coef) {
+    return (bni_cache){coef->mean, coef->mean_rest, coef->invstd, coef->invstd_rest};
+}
+
+static const float *from_first(const float *array, size_t first) {
+    return array == NULL ? NULL : array + first;
+}
+
+static feature_coef finish_group(const normalize_work *work, size_t group, group_coef *coef) {
+    const bni_cache cache = group_cache(coef);
+    const size_t first = bni_group_first(work->batch, group);
+    work->layer->internal.kernels->affine(
+        &cache, from_first(work->layer->gamma, first), from_first(work->layer->beta, first),
+        bni_group_size(work->batch, group), coef->scale, coef->shift);
+    return (feature_coef){coef->mean, coef->scale, coef->shift};
+}
+
+static void infer_task(void *context, size_t group, size_t chunk) {
+    const normalize_work *work = context;
+    const bn_layer *layer = work->layer;
+    const bn_kernels *kernels = layer->internal.kernels;
+    const size_t first = bni_group_first(work->batch, group);
+    group_coef coef;
+    const bni_cache cache = group_cache(&coef);
+    kernels->finish_running(layer->running_mean + first, layer->running_var + first,
+                            bni_group_size(work->batch, group), (double)layer->options.eps, &cache);
+    normalize_group(kernels, work->batch, &work->data, group, chunk,
+                    finish_group(work, group, &coef),
+                    layer->options.activation == BN_ACTIVATION_RELU);
+}
+
+/* The moments of a whole group, its chunks merged in the order that training merges them in. */
+static void whole_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                                size_t group, bni_sums *sums) {
+    double mean[BNI_PANEL], m2[BNI_PANEL];
+    bni_sums part = {0.0, mean, m2};
+    bni_group_moments(kernels, batch, x, group, 0, sums);
+    for (size_t chunk = 1; chunk < batch->chunks; chunk++) {
+        bni_group_moments(kernels, batch, x, group, chunk, &part);
+        bni_merge(sums, &part, bni_group_size(batch, group));
+    }
+}
+
+/* Inference without running values: false where the batch's statistics are not finite. */
+static bool infer_by_batch(const normalize_work *work) {
+    const bn_layer *layer = work->layer;
+    const bn_kernels *kernels = layer->internal.kernels;
+    const bni_batch *batch = work->batch;
+    double mean[BNI_PANEL], m2[BNI_PANEL];
+    group_coef coef;
+    const bni_cache cache = group_cache(&coef);
+    bool finite = true;
+    for (size_t group = 0; group < batch->groups; group++) {
+        bni_sums sums = {0.0, mean, m2};
+        whole_group_moments(kernels, batch, work->data.x, group, &sums);
+        finite = kernels->finish_moments(&sums, bni_group_size(batch, group),
+                                         (double)layer->options.eps, &cache) &&
+                 finite;
+        const feature_coef of = finish_group(work, group, &coef);
+        for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
+            normalize_group(kernels, batch, &work->data, group, chunk, of,
+                            layer->options.activation == BN_ACTIVATION_RELU);
+        }
+    }
+    return finite;
+}
+
+bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
+                               void *y) {
+    bni_batch made;
+    const bn_status status = check(layer, batch, x, y, &made);
+    if (status != BN_STATUS_OK || made.n == 0) {
+        return status;
+    }
+    normalize_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
+    if (layer->running_mean == NULL) {
+        if (!(made.values > 1.0)) {
+            return BN_STATUS_TOO_FEW_VALUES;
+        }
+        return infer_by_batch(&work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
+    }
+    bni_run(&made, layer->options.num_threads, infer_task, &work);
+    return BN_STATUS_OK;
+}
+
+bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y) {
+    const bn_batch batch = {.n = n};
+    return bn_layer_infer_batch(layer, &batch, x, y);
+}

@@ -1,0 +1,142 @@
+/*
+ * The contract between the library and its arithmetic: one table of functions per instruction set.
+ *
+ * Kernels know neither layers nor batches. All data comes as sheets: rows of columns, where each
+ * column belongs to one feature. What belongs to a column (a pivot, a sum, a coefficient) comes in
+ * arrays that are padded: kernels may read and write them up to a multiple of BNI_PAD elements.
+ * Data is never read or written past a row's end, and needs no alignment, not even that of float.
+ */
+#ifndef BNI_KERNELS_H
+#define BNI_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+
+/* The most elements that any kernel moves at once: the 16 floats of a 512-bit register. */
+#define BNI_PAD ((size_t)16)
+
+/* The most columns of a sheet. Wide enough that a row of a panel is a run of 4 KiB, which memory
+ * prefetchers follow well; narrow enough that a panel's sums and coefficients stay in L1 and L2
+ * and fit on a thread's stack. */
+#define BNI_PANEL ((size_t)1024)
+
+static inline size_t bni_padded(size_t count) {
+    return (count + (BNI_PAD - 1)) / BNI_PAD * BNI_PAD;
+}
+
+/* One float from, and to, an address of any alignment. */
+static inline float bni_load_float(const float *from) {
+    float value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static inline void bni_store_float(float *to, float value) {
+    memcpy(to, &value, sizeof value);
+}
+
+/* Rows of columns. Buffers that a kernel does not name may be anything. x and dx, and likewise all
+ * others, share a stride; outputs may be inputs, but never overlap them otherwise. */
+typedef struct bni_sheet {
+    size_t rows, cols;
+    size_t x_stride, y_stride; /* elements from a row to the next: of x and dx; of all others */
+    const float *x;
+    const float *residual; /* NULL: none */
+    float *out;            /* normalize: y */
+    const float *y;        /* gradients, with BNI_MASK_Y: forward's y */
+    const float *dy;
+    float *dx;
+    float *dresidual;    /* NULL: not wanted */
+    const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
+    size_t weight_step;
+} bni_sheet;
+
+/* The weight of a row, where there are weights. */
+static inline float bni_weight(const bni_sheet *sheet, size_t row) {
+    return bni_load_float(sheet->weight + row * sheet->weight_step);
+}
+
+/* What turns x into y and dy into dx, a value a column:
+ *
+ *     y  = act(fma(x - center, scale, shift) + residual)
+ *     dx = scale * (g + w * fma(x - center, slope, offset))
+ *
+ * center is the mean rounded to float and the rounding's rest is inside shift and offset, so that
+ * x - center is exact wherever x is near the mean, however far both are from zero. */
+typedef struct bni_coef {
+    const float *center, *scale, *shift;
+    const float *slope, *offset; /* NULL: constant statistics, dx = scale * g */
+} bni_coef;
+
+/* Where the derivative of the activation comes from. */
+typedef enum bni_mask {
+    BNI_MASK_NONE, /* no activation: g = dy */
+    BNI_MASK_X,    /* g = dy where fma(x - center, scale, shift) > 0, rebuilt to forward's bit */
+    BNI_MASK_Y     /* g = dy where y > 0 */
+} bni_mask;
+
+/* Values of a feature, as count, mean and sum of squared deviations: three arrays, one count. */
+typedef struct bni_sums {
+    double count;
+    double *mean, *m2;
+} bni_sums;
+
+/* The cache that forward leaves for backward: mean = center + center_rest, invstd likewise. */
+typedef struct bni_cache {
+    float *mean, *mean_rest, *invstd, *invstd_rest;
+} bni_cache;
+
+typedef struct bn_kernels {
+    const char *name;
+
+    /* ---- over data ---- */
+
+    /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2, in double. A row of
+     * weight 0 is not read. */
+    void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);
+
+    void (*normalize)(const bni_sheet *sheet, const bni_coef *coef, bool relu);
+
+    /* s1[c] += sum of g, s2[c] += sum of g * (x - center[c]), in double. */
+    void (*grad_sums)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
+                      double *s2);
+
+    void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask);
+
+    /* ---- over features ---- */
+
+    /* s[d] = the sum of all columns of feature d, where column (o*features + d)*inner + i belongs
+     * to d for all o < outer, i < inner. */
+    void (*fold)(double *s, size_t outer, size_t features, size_t inner);
+
+    /* Merges a block of data, given by its sums about a pivot, into `into`. */
+    void (*merge_block)(bni_sums *into, size_t features, double count, const float *pivot,
+                        const double *s1, const double *s2);
+
+    /* cache = mean and invstd = 1 / sqrt(m2/count + eps). False where one is NaN or Inf. */
+    bool (*finish_moments)(const bni_sums *sums, size_t features, double eps,
+                           const bni_cache *cache);
+
+    /* cache = mean and 1 / sqrt(var + eps) of running values. */
+    void (*finish_running)(const float *mean, const float *var, size_t features, double eps,
+                           const bni_cache *cache);
+
+    /* scale = gamma * invstd and shift = beta - mean_rest * scale; gamma and beta may be NULL. */
+    void (*affine)(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
+                   float *scale, float *shift);
+
+    /* From the gradient sums over count values: dbeta = s1, dgamma = (s2 - mean_rest * s1) *
+     * invstd, and the slope and offset of bni_coef (slope NULL: not wanted). dgamma and dbeta may
+     * be NULL. False where dgamma or dbeta, wanted or not, is NaN or Inf. */
+    bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
+                             size_t features, double count, float *dgamma, float *dbeta,
+                             float *slope, float *offset);
+} bn_kernels;
+
+extern const bn_kernels bni_kernels_scalar;
+
+/* The best table that this machine, and the environment variable BN_ISA, allow. */
+const bn_kernels *bni_kernels_select(void);
+
+#endif

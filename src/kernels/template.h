@@ -1,0 +1,430 @@
+/*
+ * The arithmetic, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h) and then
+ * this file, and has a table of kernels for that instruction set. Parameters:
+ *
+ * BNI_TABLE   name of the table
+ * BNI_NAME    what bn_layer_isa calls it
+ * and the vocabulary: BNI_LANES, BNI_TILE, types vf and vd and their functions.
+ *
+ * A kernel walks a sheet tile by tile: BNI_TILE vectors side by side, down all rows, so that sums
+ * and coefficients are loaded once a tile and stay in registers. The columns left over go vector by
+ * vector, the last with a part load. Each column is added up from its first row to its last in a
+ * lane of its own, so no result depends on how columns fall into tiles, or on the vectors' width.
+ *
+ * Sums are in double. A product of two floats is exact there, and after 2^20 terms a sum still has
+ * some 33 correct bits beyond what cancels, so that results round to the nearest float or next to
+ * it. The data is small beside what the sums need: a float's conversion and two double operations
+ * cost less than fetching the float from memory.
+ */
+#include "kernels/kernels.h"
+
+#include <float.h>
+#include <math.h>
+
+#define BNI_INLINE static inline __attribute__((always_inline))
+
+/* Loops over a tile are unrolled whole: only then do its arrays become registers. */
+#ifdef __clang__
+#define BNI_UNROLL _Pragma("unroll")
+#else
+#define BNI_UNROLL _Pragma("GCC unroll 16")
+#endif
+#define BNI_EACH_VECTOR(v) BNI_UNROLL for (size_t v = 0; v < vectors; v++)
+
+_Static_assert(BNI_PAD % BNI_LANES == 0, "padded arrays hold whole vectors");
+
+/* Calls tile(sheet, first column, vectors, lanes of the last vector or 0 for all, ...) over all
+ * columns; vectors is a constant in each call. */
+#define BNI_FOR_TILES(tile, sheet, ...)                                                            \
+    do {                                                                                           \
+        const size_t cols_ = (sheet)->cols;                                                        \
+        size_t c_ = 0;                                                                             \
+        for (; c_ + BNI_TILE * BNI_LANES <= cols_; c_ += BNI_TILE * BNI_LANES) {                   \
+            tile(sheet, c_, BNI_TILE, 0, __VA_ARGS__);                                             \
+        }                                                                                          \
+        for (; c_ + BNI_LANES <= cols_; c_ += BNI_LANES) {                                         \
+            tile(sheet, c_, 1, 0, __VA_ARGS__);                                                    \
+        }                                                                                          \
+        if (c_ < cols_) {                                                                          \
+            tile(sheet, c_, 1, cols_ - c_, __VA_ARGS__);                                           \
+        }                                                                                          \
+    } while (0)
+
+BNI_INLINE vf load(const float *from, size_t part, vf rest) {
+    return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
+}
+
+BNI_INLINE void store(float *to, size_t part, vf v) {
+    if (part == 0) {
+        vf_store(to, v);
+    } else {
+        vf_store_part(to, part, v);
+    }
+}
+
+/* ---- Moments -------------------------------------------------------------------------------- */
+
+/* In a part vector the missing lanes are the pivot, and add nothing. */
+BNI_INLINE void moments_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
+                             const float *pivot, double *s1, double *s2, const bool weighted) {
+    vf rest[BNI_TILE];
+    vd center[BNI_TILE], sum[BNI_TILE], square[BNI_TILE];
+    BNI_EACH_VECTOR(v) {
+        rest[v] = vf_load(pivot + c + v * BNI_LANES);
+        center[v] = vd_from(rest[v]);
+        sum[v] = vd_load(s1 + c + v * BNI_LANES);
+        square[v] = vd_load(s2 + c + v * BNI_LANES);
+    }
+    const float *x = sheet->x + c;
+    for (size_t r = 0; r < sheet->rows; r++, x += sheet->x_stride) {
+        const float w = weighted ? bni_weight(sheet, r) : 1.0f;
+        if (weighted && w == 0.0f) {
+            continue;
+        }
+        const vd weight = vd_set1((double)w);
+        BNI_EACH_VECTOR(v) {
+            const vd d = vd_sub(vd_from(load(x + v * BNI_LANES, part, rest[v])), center[v]);
+            const vd wd = weighted ? vd_mul(weight, d) : d;
+            sum[v] = vd_add(sum[v], wd);
+            square[v] = vd_fma(wd, d, square[v]);
+        }
+    }
+    BNI_EACH_VECTOR(v) {
+        vd_store(s1 + c + v * BNI_LANES, sum[v]);
+        vd_store(s2 + c + v * BNI_LANES, square[v]);
+    }
+}
+
+static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
+    if (sheet->weight == NULL) {
+        BNI_FOR_TILES(moments_tile, sheet, pivot, s1, s2, false);
+    } else {
+        BNI_FOR_TILES(moments_tile, sheet, pivot, s1, s2, true);
+    }
+}
+
+/* ---- Normalize ------------------------------------------------------------------------------ */
+
+BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
+                               const bni_coef *coef, const bool residual, const bool relu) {
+    const vf zero = vf_set1(0.0f);
+    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
+    BNI_EACH_VECTOR(v) {
+        center[v] = vf_load(coef->center + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+    }
+    const float *x = sheet->x + c;
+    float *y = sheet->out + c;
+    const float *add = residual ? sheet->residual + c : NULL;
+    for (size_t r = 0; r < sheet->rows; r++) {
+        BNI_EACH_VECTOR(v) {
+            const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
+            vf z = vf_fma(d, scale[v], shift[v]);
+            if (residual) {
+                z = vf_add(z, load(add + v * BNI_LANES, part, zero));
+            }
+            store(y + v * BNI_LANES, part, relu ? vf_relu(z) : z);
+        }
+        x += sheet->x_stride;
+        y += sheet->y_stride;
+        add = residual ? add + sheet->y_stride : NULL;
+    }
+}
+
+static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
+    if (sheet->residual == NULL) {
+        if (relu) {
+            BNI_FOR_TILES(normalize_tile, sheet, coef, false, true);
+        } else {
+            BNI_FOR_TILES(normalize_tile, sheet, coef, false, false);
+        }
+    } else {
+        if (relu) {
+            BNI_FOR_TILES(normalize_tile, sheet, coef, true, true);
+        } else {
+            BNI_FOR_TILES(normalize_tile, sheet, coef, true, false);
+        }
+    }
+}
+
+/* ---- Gradients ------------------------------------------------------------------------------ */
+
+/* g = dy * act'(.); d is x - center, which only BNI_MASK_X looks at. */
+BNI_INLINE vf gradient_at(const bni_sheet *sheet, size_t at, size_t part, vf d, vf scale, vf shift,
+                          const bni_mask mask) {
+    const vf zero = vf_set1(0.0f);
+    const vf dy = load(sheet->dy + at, part, zero);
+    switch (mask) {
+    case BNI_MASK_X:
+        return vf_where_positive(vf_fma(d, scale, shift), dy);
+    case BNI_MASK_Y:
+        return vf_where_positive(load(sheet->y + at, part, zero), dy);
+    default:
+        return dy;
+    }
+}
+
+/* A row of weight 0 may have an x that is no number: where its gradient is 0 it adds nothing. */
+BNI_INLINE bool is_left_out(const bni_sheet *sheet, size_t row) {
+    return sheet->weight != NULL && bni_weight(sheet, row) == 0.0f;
+}
+
+/* x - center is taken in double: it is exact there. In a part vector the missing lanes have dy = 0
+ * and x = center. */
+BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
+                               const bni_coef *coef, double *s1, double *s2, const bni_mask mask) {
+    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
+    vd sum[BNI_TILE], product[BNI_TILE];
+    BNI_EACH_VECTOR(v) {
+        center[v] = vf_load(coef->center + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+        sum[v] = vd_load(s1 + c + v * BNI_LANES);
+        product[v] = vd_load(s2 + c + v * BNI_LANES);
+    }
+    for (size_t r = 0; r < sheet->rows; r++) {
+        const float *x = sheet->x + r * sheet->x_stride + c;
+        const bool left_out = is_left_out(sheet, r);
+        BNI_EACH_VECTOR(v) {
+            const vf value = load(x + v * BNI_LANES, part, center[v]);
+            const vf gradient = gradient_at(sheet, r * sheet->y_stride + c + v * BNI_LANES, part,
+                                            vf_sub(value, center[v]), scale[v], shift[v], mask);
+            const vd g = vd_from(gradient);
+            const vf known = left_out ? vf_where_zero(gradient, center[v], value) : value;
+            const vd d = vd_sub(vd_from(known), vd_from(center[v]));
+            sum[v] = vd_add(sum[v], g);
+            product[v] = vd_fma(g, d, product[v]);
+        }
+    }
+    BNI_EACH_VECTOR(v) {
+        vd_store(s1 + c + v * BNI_LANES, sum[v]);
+        vd_store(s2 + c + v * BNI_LANES, product[v]);
+    }
+}
+
+static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
+                      double *s2) {
+    switch (mask) {
+    case BNI_MASK_X:
+        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_X);
+        break;
+    case BNI_MASK_Y:
+        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_Y);
+        break;
+    default:
+        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_NONE);
+        break;
+    }
+}
+
+BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
+                                const bni_coef *coef, const bni_mask mask, const bool constant) {
+    const vf zero = vf_set1(0.0f);
+    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
+    BNI_EACH_VECTOR(v) {
+        center[v] = vf_load(coef->center + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+        slope[v] = constant ? zero : vf_load(coef->slope + c + v * BNI_LANES);
+        offset[v] = constant ? zero : vf_load(coef->offset + c + v * BNI_LANES);
+    }
+    for (size_t r = 0; r < sheet->rows; r++) {
+        const float *x = sheet->x + r * sheet->x_stride + c;
+        float *dx = sheet->dx + r * sheet->x_stride + c;
+        const vf weight = vf_set1(sheet->weight == NULL ? 1.0f : bni_weight(sheet, r));
+        const bool direct = constant || is_left_out(sheet, r);
+        BNI_EACH_VECTOR(v) {
+            const size_t at = r * sheet->y_stride + c + v * BNI_LANES;
+            const vf d = constant && mask != BNI_MASK_X
+                             ? zero
+                             : vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]);
+            const vf g = gradient_at(sheet, at, part, d, scale[v], shift[v], mask);
+            const vf through = direct ? g : vf_fma(weight, vf_fma(d, slope[v], offset[v]), g);
+            if (sheet->dresidual != NULL) {
+                store(sheet->dresidual + at, part, g);
+            }
+            store(dx + v * BNI_LANES, part, vf_mul(scale[v], through));
+        }
+    }
+}
+
+static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
+    if (coef->slope == NULL) {
+        switch (mask) {
+        case BNI_MASK_X:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_X, true);
+            break;
+        case BNI_MASK_Y:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_Y, true);
+            break;
+        default:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_NONE, true);
+            break;
+        }
+    } else {
+        switch (mask) {
+        case BNI_MASK_X:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_X, false);
+            break;
+        case BNI_MASK_Y:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_Y, false);
+            break;
+        default:
+            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_NONE, false);
+            break;
+        }
+    }
+}
+
+/* ---- Over features: plain loops that the compiler vectorizes ----------------------------------
+ */
+
+/* Eight sums side by side are a vector's worth of work and stay in one order on every machine. */
+static void fold(double *s, size_t outer, size_t features, size_t inner) {
+    if (inner > 1) {
+        for (size_t f = 0; f < outer * features; f++) {
+            double sum[8] = {0};
+            const double *from = s + f * inner;
+            size_t i = 0;
+            for (; i + 8 <= inner; i += 8) {
+                for (size_t l = 0; l < 8; l++) {
+                    sum[l] += from[i + l];
+                }
+            }
+            for (; i < inner; i++) {
+                sum[i % 8] += from[i];
+            }
+            s[f] =
+                ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+        }
+    }
+    for (size_t o = 1; o < outer; o++) {
+        for (size_t f = 0; f < features; f++) {
+            s[f] += s[o * features + f];
+        }
+    }
+}
+
+/* T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for Computing the Sample Variance", The
+ * American Statistician 37 (1983): formula 2.1 for two parts of any size. The block's own moments
+ * come from its sums about a pivot that is one of its values. With n values their sum of squares is
+ * at most n + 1 times the deviations about the mean, so subtracting the mean's part loses at most
+ * log2(n + 1) of 53 bits: BNI_BLOCK_ROWS and BNI_PANEL bound n by 2^18. */
+static void merge_block(bni_sums *into, size_t features, double count, const float *pivot,
+                        const double *s1, const double *s2) {
+    double *restrict mean = into->mean;
+    double *restrict m2 = into->m2;
+    const double total = into->count + count;
+    const double share = count / total;
+    const double between = into->count * share;
+    if (into->count == 0.0) {
+        for (size_t d = 0; d < features; d++) {
+            const double shift = s1[d] / count;
+            const double own = s2[d] - s1[d] * shift;
+            mean[d] = (double)pivot[d] + shift;
+            m2[d] = own < 0.0 ? 0.0 : own;
+        }
+    } else {
+        for (size_t d = 0; d < features; d++) {
+            const double shift = s1[d] / count;
+            const double own = s2[d] - s1[d] * shift;
+            const double delta = ((double)pivot[d] - mean[d]) + shift;
+            mean[d] += delta * share;
+            m2[d] += (own < 0.0 ? 0.0 : own) + delta * delta * between;
+        }
+    }
+    into->count = total;
+}
+
+/* 1 for NaN and Inf. Without a branch, so that loops around it are vectorized. */
+BNI_INLINE int not_finite(float value) {
+    return !(fabsf(value) <= FLT_MAX);
+}
+
+/* A double as the float nearest to it and what is left, rounded to float: 48 bits together. */
+BNI_INLINE void split(double value, float *nearest, float *rest) {
+    *nearest = (float)value;
+    *rest = (float)(value - (double)*nearest);
+}
+
+static bool finish_moments(const bni_sums *sums, size_t features, double eps,
+                           const bni_cache *cache) {
+    const double *restrict mean = sums->mean;
+    const double *restrict m2 = sums->m2;
+    int bad = 0;
+    for (size_t d = 0; d < features; d++) {
+        split(mean[d], &cache->mean[d], &cache->mean_rest[d]);
+        const double var = m2[d] / sums->count;
+        split(1.0 / sqrt(var + eps), &cache->invstd[d], &cache->invstd_rest[d]);
+        bad |= not_finite(cache->mean[d]) | not_finite((float)var);
+    }
+    return bad == 0;
+}
+
+static void finish_running(const float *mean, const float *var, size_t features, double eps,
+                           const bni_cache *cache) {
+    for (size_t d = 0; d < features; d++) {
+        cache->mean[d] = mean[d];
+        cache->mean_rest[d] = 0.0f;
+        split(1.0 / sqrt((double)var[d] + eps), &cache->invstd[d], &cache->invstd_rest[d]);
+    }
+}
+
+static void affine(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
+                   float *scale, float *shift) {
+    for (size_t d = 0; d < features; d++) {
+        const double invstd = (double)cache->invstd[d] + (double)cache->invstd_rest[d];
+        const double slope = gamma == NULL ? invstd : (double)gamma[d] * invstd;
+        const double start = beta == NULL ? 0.0 : (double)beta[d];
+        scale[d] = (float)slope;
+        shift[d] = (float)(start - (double)cache->mean_rest[d] * slope);
+    }
+}
+
+static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
+                             size_t features, double count, float *dgamma, float *dbeta,
+                             float *slope, float *offset) {
+    int bad = 0;
+    for (size_t d = 0; d < features; d++) {
+        const double invstd = (double)cache->invstd[d] + (double)cache->invstd_rest[d];
+        const double rest = (double)cache->mean_rest[d];
+        const double gamma_gradient = (s2[d] - rest * s1[d]) * invstd;
+        const double per_value = -gamma_gradient * invstd / count;
+        bad |= not_finite((float)gamma_gradient) | not_finite((float)s1[d]);
+        if (dgamma != NULL) {
+            dgamma[d] = (float)gamma_gradient;
+        }
+        if (dbeta != NULL) {
+            dbeta[d] = (float)s1[d];
+        }
+        if (slope != NULL) {
+            slope[d] = (float)per_value;
+            offset[d] = (float)(-s1[d] / count - rest * per_value);
+        }
+    }
+    return bad == 0;
+}
+
+const bn_kernels BNI_TABLE = {
+    .name = BNI_NAME,
+    .moments = moments,
+    .normalize = normalize,
+    .grad_sums = grad_sums,
+    .grad_input = grad_input,
+    .fold = fold,
+    .merge_block = merge_block,
+    .finish_moments = finish_moments,
+    .finish_running = finish_running,
+    .affine = affine,
+    .finish_gradients = finish_gradients,
+};
+
+#undef BNI_TABLE
+#undef BNI_NAME
+#undef BNI_LANES
+#undef BNI_TILE
+#undef BNI_INLINE
+#undef BNI_UNROLL
+#undef BNI_EACH_VECTOR
+#undef BNI_FOR_TILES

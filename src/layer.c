@@ -1,0 +1,312 @@
+/* The life of a layer: options, memory, parameters, names. */
+#include "layer.h"
+#include "moments.h"
+#include "parallel.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Arrays begin at cache lines, so that no two share one. */
+#define LINE ((size_t)64)
+
+/* ---- Options -------------------------------------------------------------------------------- */
+
+bn_options bn_options_default(void) {
+    return (bn_options){.eps = 1e-5f,
+                        .momentum = 0.9f,
+                        .gamma_init = 1.0f,
+                        .beta_init = 0.0f,
+                        .scale = true,
+                        .shift = true,
+                        .track_running = true,
+                        .biased_running_var = false,
+                        .activation = BN_ACTIVATION_NONE,
+                        .num_threads = 0};
+}
+
+bool bni_eps_good(float eps) {
+    return eps > 0.0f && eps <= FLT_MAX;
+}
+
+bool bni_momentum_good(float momentum) {
+    return (momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE;
+}
+
+static bool options_good(const bn_options *options) {
+    return bni_eps_good(options->eps) && bni_momentum_good(options->momentum) &&
+           isfinite(options->gamma_init) && isfinite(options->beta_init) &&
+           options->num_threads >= 0 &&
+           (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
+}
+
+/* ---- Memory --------------------------------------------------------------------------------- */
+
+/* Hands out a block's memory piece by piece; with start NULL it only counts. */
+typedef struct memory_cut {
+    char *start;
+    size_t used;
+} memory_cut;
+
+static void *take(memory_cut *cut, size_t bytes) {
+    void *piece = cut->start == NULL ? NULL : cut->start + cut->used;
+    cut->used += (bytes + (LINE - 1)) / LINE * LINE;
+    return piece;
+}
+
+static float *take_floats(memory_cut *cut, size_t count) {
+    return take(cut, bni_padded(count) * sizeof(float));
+}
+
+static double *take_doubles(memory_cut *cut, size_t count) {
+    return take(cut, bni_padded(count) * sizeof(double));
+}
+
+static bni_scratch take_scratch(memory_cut *cut, size_t features) {
+    bni_scratch scratch;
+    scratch.sum1 = take_doubles(cut, features);
+    scratch.sum2 = take_doubles(cut, features);
+    scratch.chunks = take_doubles(cut, bni_moments_scratch(features));
+    scratch.scale = take_floats(cut, features);
+    scratch.shift = take_floats(cut, features);
+    scratch.slope = take_floats(cut, features);
+    scratch.offset = take_floats(cut, features);
+    scratch.pending1 = take_floats(cut, features);
+    scratch.pending2 = take_floats(cut, features);
+    return scratch;
+}
+
+/* Gives the layer its arrays. */
+static void take_layer(memory_cut *cut, bn_layer *layer, size_t features,
+                       const bn_options *options) {
+    if (options->scale) {
+        layer->gamma = take_floats(cut, features);
+        layer->dgamma = take_floats(cut, features);
+    }
+    if (options->shift) {
+        layer->beta = take_floats(cut, features);
+        layer->dbeta = take_floats(cut, features);
+    }
+    if (options->track_running) {
+        layer->running_mean = take_floats(cut, features);
+        layer->running_var = take_floats(cut, features);
+    }
+    layer->saved_mean = take_floats(cut, features);
+    layer->saved_invstd = take_floats(cut, features);
+    layer->internal.mean_rest = take_floats(cut, features);
+    layer->internal.invstd_rest = take_floats(cut, features);
+    layer->internal.scratch = take_scratch(cut, features).sum1;
+}
+
+bni_scratch bni_scratch_of(const bn_layer *layer) {
+    memory_cut cut = {.start = (char *)layer->internal.scratch};
+    return take_scratch(&cut, layer->num_features);
+}
+
+bni_cache bni_cache_of(const bn_layer *layer) {
+    return (bni_cache){layer->saved_mean, layer->internal.mean_rest, layer->saved_invstd,
+                       layer->internal.invstd_rest};
+}
+
+bni_region bni_region_of_layer(const bn_layer *layer) {
+    return bni_region_of_bytes(layer->internal.block, layer->internal.block_bytes);
+}
+
+/* ---- Init and free -------------------------------------------------------------------------- */
+
+/* Checks what init is given and counts the bytes of the arrays. */
+static bn_status measure(size_t features, const bn_options *options, size_t *bytes) {
+    if (features == 0 || features > BNI_MOST_FEATURES) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    if (!options_good(options)) {
+        return BN_STATUS_BAD_OPTION;
+    }
+    memory_cut cut = {.start = NULL};
+    bn_layer unused = {0};
+    take_layer(&cut, &unused, features, options);
+    *bytes = cut.used;
+    return BN_STATUS_OK;
+}
+
+static void fill(float *array, size_t count, float value) {
+    for (size_t i = 0; array != NULL && i < count; i++) {
+        array[i] = value;
+    }
+}
+
+/* Makes the layer in memory that is large enough, at the first cache line of it. */
+static void build(bn_layer *layer, size_t features, const bn_options *options, void *memory,
+                  size_t bytes) {
+    const size_t skip = (LINE - (uintptr_t)memory % LINE) % LINE;
+    char *block = (char *)memory + skip;
+    /* Padding is read along with the arrays, so all of it must be something. */
+    memset(block, 0, bytes);
+    *layer = (bn_layer){.num_features = features, .options = *options};
+    layer->internal.block = block;
+    layer->internal.block_bytes = bytes;
+    layer->internal.kernels = bni_kernels_select();
+    memory_cut cut = {.start = block};
+    take_layer(&cut, layer, features, options);
+    fill(layer->gamma, features, options->gamma_init);
+    fill(layer->beta, features, options->beta_init);
+    fill(layer->running_var, features, 1.0f);
+}
+
+bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *options) {
+    const bn_options defaults = bn_options_default();
+    const bn_options *chosen = options == NULL ? &defaults : options;
+    size_t bytes;
+    if (layer == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    const bn_status status = measure(num_features, chosen, &bytes);
+    if (status != BN_STATUS_OK) {
+        return status;
+    }
+    void *memory = malloc(bytes + LINE - 1);
+    if (memory == NULL) {
+        return BN_STATUS_OUT_OF_MEMORY;
+    }
+    build(layer, num_features, chosen, memory, bytes);
+    layer->internal.owned = memory;
+    return BN_STATUS_OK;
+}
+
+size_t bn_layer_bytes(size_t num_features, const bn_options *options) {
+    const bn_options defaults = bn_options_default();
+    size_t bytes;
+    const bn_status status = measure(num_features, options == NULL ? &defaults : options, &bytes);
+    return status == BN_STATUS_OK ? bytes + LINE - 1 : 0;
+}
+
+bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_options *options,
+                           void *memory, size_t bytes) {
+    const bn_options defaults = bn_options_default();
+    const bn_options *chosen = options == NULL ? &defaults : options;
+    size_t needed;
+    if (layer == NULL || memory == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    const bn_status status = measure(num_features, chosen, &needed);
+    if (status != BN_STATUS_OK) {
+        return status;
+    }
+    if (bytes < needed + LINE - 1) {
+        return BN_STATUS_OUT_OF_MEMORY;
+    }
+    build(layer, num_features, chosen, memory, needed);
+    return BN_STATUS_OK;
+}
+
+void bn_layer_free(bn_layer *layer) {
+    if (layer != NULL) {
+        free(layer->internal.owned);
+        memset(layer, 0, sizeof *layer);
+    }
+}
+
+size_t bn_layer_params(const bn_layer *layer, bn_param params[2]) {
+    size_t count = 0;
+    if (layer == NULL || params == NULL) {
+        return 0;
+    }
+    if (layer->gamma != NULL) {
+        params[count++] = (bn_param){"weight", layer->gamma, layer->dgamma, layer->num_features};
+    }
+    if (layer->beta != NULL) {
+        params[count++] = (bn_param){"bias", layer->beta, layer->dbeta, layer->num_features};
+    }
+    return count;
+}
+
+/* ---- Running values ------------------------------------------------------------------------- */
+
+bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, double keep) {
+    const bni_scratch scratch = bni_scratch_of(layer);
+    return bni_running_values(sums, layer->num_features, layer->options.biased_running_var, keep,
+                              layer->running_mean, layer->running_var, scratch.pending1,
+                              scratch.pending2);
+}
+
+void bni_commit_running(bn_layer *layer) {
+    const bni_scratch scratch = bni_scratch_of(layer);
+    const size_t bytes = layer->num_features * sizeof(float);
+    memcpy(layer->running_mean, scratch.pending1, bytes);
+    memcpy(layer->running_var, scratch.pending2, bytes);
+}
+
+/* ---- What other versions bring -------------------------------------------------------------- */
+
+bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm) {
+    if (layer == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (!bni_layer_ready(layer)) {
+        return BN_STATUS_BAD_STATE;
+    }
+    return comm.allreduce_sum == NULL ? BN_STATUS_OK : BN_STATUS_UNSUPPORTED;
+}
+
+static bn_status no_safetensors(const bn_layer *layer, const char *path, const char *name) {
+    if (layer == NULL || path == NULL || name == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    return bni_layer_ready(layer) ? BN_STATUS_UNSUPPORTED : BN_STATUS_BAD_STATE;
+}
+
+bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *path, const char *name) {
+    return no_safetensors(layer, path, name);
+}
+
+bn_status bn_layer_load_safetensors(bn_layer *layer, const char *path, const char *name) {
+    return no_safetensors(layer, path, name);
+}
+
+/* ---- Names ---------------------------------------------------------------------------------- */
+
+const char *bn_status_string(bn_status status) {
+    switch (status) {
+    case BN_STATUS_OK:
+        return "success";
+    case BN_STATUS_NULL_POINTER:
+        return "a pointer that must be given is NULL";
+    case BN_STATUS_BAD_OPTION:
+        return "an option or a sample weight is outside its allowed values";
+    case BN_STATUS_BAD_SHAPE:
+        return "a size is zero, a stride is shorter than its row, or sizes overflow";
+    case BN_STATUS_OVERLAP:
+        return "buffers overlap without being the same";
+    case BN_STATUS_TOO_FEW_VALUES:
+        return "training needs more than one value a feature";
+    case BN_STATUS_BAD_STATE:
+        return "the call does not fit the layer's state or the forward before it";
+    case BN_STATUS_NOT_FINITE:
+        return "a NaN or Inf reached the statistics or the gradients";
+    case BN_STATUS_OUT_OF_MEMORY:
+        return "out of memory";
+    case BN_STATUS_UNSUPPORTED:
+        return "not supported in this build";
+    case BN_STATUS_COMM_FAILED:
+        return "the reduction across workers failed";
+    case BN_STATUS_IO:
+        return "a file could not be opened, read or written";
+    case BN_STATUS_BAD_FORMAT:
+        return "a file's content is not what it should be";
+    }
+    return "unknown status";
+}
+
+/* Two steps, so that the numbers and not their names become the string. */
+#define TEXT_OF(number) #number
+#define TEXT(number)    TEXT_OF(number)
+
+const char *bn_version(void) {
+    return TEXT(BN_VERSION_MAJOR) "." TEXT(BN_VERSION_MINOR) "." TEXT(BN_VERSION_PATCH);
+}
+
+const char *bn_layer_isa(const bn_layer *layer) {
+    return layer == NULL || !bni_layer_ready(layer) ? NULL : layer->internal.kernels->name;
+}

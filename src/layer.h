@@ -1,0 +1,46 @@
+/* What the library's own files know of a layer: its private part, its scratch, its checks. */
+#ifndef BNI_LAYER_H
+#define BNI_LAYER_H
+
+#include "batch.h"
+
+/* bn_layer.internal.forward: what the forward before was. */
+enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN };
+
+/* The most features: all arrays and the scratch, at most 600 bytes a feature, are then far from
+ * overflowing a size. */
+#define BNI_MOST_FEATURES ((size_t)PTRDIFF_MAX / 1024)
+
+/* Where a call works. Nothing in it lives longer than a call. All arrays are padded; those without
+ * a size here have D elements. */
+typedef struct bni_scratch {
+    double *sum1, *sum2;  /* moments (mean, m2) or gradient sums of the whole batch */
+    double *chunks;       /* the same of each chunk: bni_moments_scratch(D) */
+    float *scale, *shift; /* bni_coef, a value a feature */
+    float *slope, *offset;
+    float *pending1, *pending2; /* running values or gradients, until it is known that they stand */
+} bni_scratch;
+
+bni_scratch bni_scratch_of(const bn_layer *layer);
+
+bni_cache bni_cache_of(const bn_layer *layer);
+
+/* Whether init has filled the layer. */
+static inline bool bni_layer_ready(const bn_layer *layer) {
+    return layer->internal.kernels != NULL;
+}
+
+/* Everything that a layer's arrays occupy. */
+bni_region bni_region_of_layer(const bn_layer *layer);
+
+/* Whether eps and momentum, which may be set between calls, are what they may be. */
+bool bni_eps_good(float eps);
+bool bni_momentum_good(float momentum);
+
+/* Writes what the running values would become into the scratch, with the given weight of the old
+ * ones; false where one would be NaN or Inf. The scratch's sums are not touched. */
+bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, double keep);
+
+void bni_commit_running(bn_layer *layer);
+
+#endif

@@ -1,0 +1,318 @@
+/* See moments.h; and the exported calls on bn_moments. */
+#include "moments.h"
+#include "layer.h"
+#include "parallel.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of sheets that are summed up about one pivot before they become moments and are merged. More
+ * of them make the merge cheaper, fewer keep the sums short: 256 rows of at most BNI_PANEL columns
+ * are 2^18 values, which is what the bound at merge_block stands on. */
+#define BLOCK_ROWS ((size_t)256)
+
+/* ---- Moments of a group --------------------------------------------------------------------- */
+
+/* The values of each feature at a row's first column of it. */
+static void gather(const bni_batch *batch, const bni_sheet *sheet, size_t row, size_t features,
+                   float *values) {
+    const float *x = sheet->x + row * sheet->x_stride;
+    if (batch->inner == 1) {
+        memcpy(values, x, features * sizeof *values);
+        return;
+    }
+    for (size_t f = 0; f < features; f++) {
+        values[f] = bni_load_float(x + f * batch->inner);
+    }
+}
+
+/* Writes the pivot of the block that begins with this sheet: for each feature a value of the block,
+ * of a row with the greatest weight in it. Its weight is then at least the average of n rows, and
+ * with W the block's weight, m its mean and M2 its sum of squares about it,
+ *
+ *     sum of w * (x - p)^2 = M2 + W * (p - m)^2 <= M2 * (1 + W / w_p) <= M2 * (1 + n)
+ *
+ * Returns whether there is a row with a weight at all. */
+static bool set_pivot(const bni_batch *batch, bni_walk walk, bni_sheet sheet, size_t features,
+                      float *pivot) {
+    float greatest = 0.0f;
+    size_t rows = 0;
+    bool more = true;
+    if (batch->weight == NULL) {
+        gather(batch, &sheet, 0, features, pivot);
+        return true;
+    }
+    for (; more && rows + sheet.rows <= BLOCK_ROWS; more = bni_walk_next(&walk, &sheet)) {
+        for (size_t r = 0; r < sheet.rows; r++) {
+            const float weight = bni_weight(&sheet, r);
+            if (weight > greatest) {
+                greatest = weight;
+                gather(batch, &sheet, r, features, pivot);
+            }
+        }
+        rows += sheet.rows;
+    }
+    return greatest > 0.0f;
+}
+
+/* The sum of a sheet's weights, for each feature. */
+static double sheet_weight(const bni_sheet *sheet, size_t features) {
+    const double columns = (double)(sheet->cols / features);
+    double rows = (double)sheet->rows;
+    if (sheet->weight != NULL) {
+        rows = 0.0;
+        for (size_t r = 0; r < sheet->rows; r++) {
+            rows += (double)bni_weight(sheet, r);
+        }
+    }
+    return rows * columns;
+}
+
+/* Block by block: the sums about a pivot within the block's data, then their merge. A column that
+ * is constant has deviations from its pivot that are exactly zero. */
+void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                       size_t group, size_t chunk, bni_sums *sums) {
+    const size_t features = bni_group_size(batch, group);
+    const size_t width = bni_padded(features * batch->inner * batch->outer);
+    float pivot[BNI_PANEL] = {0}, columns[BNI_PANEL];
+    double s1[BNI_PANEL], s2[BNI_PANEL];
+    const bni_sheet data = {.x = x};
+    bni_walk walk = bni_walk_begin(batch, &data, group, chunk);
+    bni_sheet sheet;
+    bool more = bni_walk_next(&walk, &sheet);
+    sums->count = 0.0;
+    memset(sums->mean, 0, features * sizeof *sums->mean);
+    memset(sums->m2, 0, features * sizeof *sums->m2);
+    while (more) {
+        const bool weighs = set_pivot(batch, walk, sheet, features, pivot);
+        const float *column_pivot = bni_expand(batch, features, pivot, columns);
+        memset(s1, 0, width * sizeof *s1);
+        memset(s2, 0, width * sizeof *s2);
+        double count = 0.0;
+        for (size_t rows = 0; more && rows + sheet.rows <= BLOCK_ROWS;
+             more = bni_walk_next(&walk, &sheet)) {
+            kernels->moments(&sheet, column_pivot, s1, s2);
+            count += sheet_weight(&sheet, features);
+            rows += sheet.rows;
+        }
+        if (weighs) {
+            kernels->fold(s1, batch->outer, features, batch->inner);
+            kernels->fold(s2, batch->outer, features, batch->inner);
+            kernels->merge_block(sums, features, count, pivot, s1, s2);
+        }
+    }
+}
+
+/* ---- Merging -------------------------------------------------------------------------------- */
+
+/* Chan, Golub and LeVeque, as at merge_block. */
+void bni_merge(bni_sums *into, const bni_sums *from, size_t features) {
+    if (from->count == 0.0) {
+        return;
+    }
+    if (into->count == 0.0) {
+        memmove(into->mean, from->mean, features * sizeof *into->mean);
+        memmove(into->m2, from->m2, features * sizeof *into->m2);
+        into->count = from->count;
+        return;
+    }
+    const double total = into->count + from->count;
+    const double share = from->count / total;
+    const double between = into->count * share;
+    for (size_t d = 0; d < features; d++) {
+        const double delta = from->mean[d] - into->mean[d];
+        into->mean[d] += delta * share;
+        into->m2[d] += from->m2[d] + delta * delta * between;
+    }
+    into->count = total;
+}
+
+typedef struct moments_work {
+    const bn_kernels *kernels;
+    const bni_batch *batch;
+    const float *x;
+    double *scratch;
+    double *counts; /* of each chunk */
+} moments_work;
+
+/* The moments of chunk c, all features, in scratch. */
+static bni_sums chunk_sums(const moments_work *work, size_t chunk) {
+    const size_t padded = bni_padded(work->batch->features);
+    double *mean = work->scratch + 2 * chunk * padded;
+    return (bni_sums){.count = work->counts[chunk], .mean = mean, .m2 = mean + padded};
+}
+
+static void moments_task(void *context, size_t group, size_t chunk) {
+    const moments_work *work = context;
+    const size_t first = bni_group_first(work->batch, group);
+    const size_t padded = bni_padded(work->batch->features);
+    double *mean = work->scratch + 2 * chunk * padded + first;
+    bni_sums sums = {.mean = mean, .m2 = mean + padded};
+    bni_group_moments(work->kernels, work->batch, work->x, group, chunk, &sums);
+    if (group == 0) { /* the same for all groups; one may write it */
+        work->counts[chunk] = sums.count;
+    }
+}
+
+size_t bni_moments_scratch(size_t features) {
+    return bni_most_chunks(features) * (2 * bni_padded(features) + 1);
+}
+
+void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                       int num_threads, double *scratch, bni_sums *sums) {
+    double *counts = scratch + bni_most_chunks(batch->features) * 2 * bni_padded(batch->features);
+    moments_work work = {kernels, batch, x, scratch, counts};
+    bni_run(batch, num_threads, moments_task, &work);
+    sums->count = 0.0;
+    for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
+        const bni_sums part = chunk_sums(&work, chunk);
+        bni_merge(sums, &part, batch->features);
+    }
+}
+
+/* keep * old + (1 - keep) * value; an old value that has no weight may be anything. */
+static float mix(double keep, float old, double value) {
+    return (float)((keep == 0.0 ? 0.0 : keep * (double)old) + (1.0 - keep) * value);
+}
+
+bool bni_running_values(const bni_sums *sums, size_t features, bool biased, double keep,
+                        const float *old_mean, const float *old_var, float *mean, float *var) {
+    const double count = biased ? sums->count : sums->count - 1.0;
+    int bad = 0;
+    for (size_t d = 0; d < features; d++) {
+        mean[d] = mix(keep, old_mean[d], sums->mean[d]);
+        var[d] = mix(keep, old_var[d], sums->m2[d] / count);
+        bad |= !(fabsf(mean[d]) <= FLT_MAX && fabsf(var[d]) <= FLT_MAX);
+    }
+    return bad == 0;
+}
+
+/* ---- bn_moments ----------------------------------------------------------------------------- */
+
+bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
+    if (moments == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (num_features == 0 || num_features > BNI_MOST_FEATURES) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    /* mean and m2; those of a batch that is being added; those of the chunks. */
+    const size_t padded = bni_padded(num_features);
+    const size_t bytes = (4 * padded + bni_moments_scratch(num_features)) * sizeof(double);
+    double *block = malloc(bytes);
+    if (block == NULL) {
+        return BN_STATUS_OUT_OF_MEMORY;
+    }
+    memset(block, 0, 2 * padded * sizeof *block);
+    *moments = (bn_moments){.num_features = num_features,
+                            .mean = block,
+                            .m2 = block + padded,
+                            .internal = {.owned = block,
+                                         .owned_bytes = bytes,
+                                         .kernels = bni_kernels_select(),
+                                         .scratch = block + 2 * padded}};
+    return BN_STATUS_OK;
+}
+
+void bn_moments_free(bn_moments *moments) {
+    if (moments != NULL) {
+        free(moments->internal.owned);
+        memset(moments, 0, sizeof *moments);
+    }
+}
+
+static bni_sums sums_of(const bn_moments *moments) {
+    return (bni_sums){moments->count, moments->mean, moments->m2};
+}
+
+/* Merges other data's moments into moments, unless the result is not finite. The sum is formed in
+ * scratch first, so that nothing is lost. `scratch` holds two arrays of padded features. */
+static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *scratch) {
+    const size_t features = moments->num_features;
+    const bni_sums own = sums_of(moments);
+    bni_sums merged = {0.0, scratch, scratch + bni_padded(features)};
+    bni_merge(&merged, &own, features);
+    bni_merge(&merged, other, features);
+    if (merged.count == 0.0) {
+        return BN_STATUS_OK;
+    }
+    int bad = !isfinite(merged.count);
+    for (size_t d = 0; d < features; d++) {
+        bad |= !isfinite(merged.mean[d]) | !isfinite(merged.m2[d]);
+    }
+    if (bad) {
+        return BN_STATUS_NOT_FINITE;
+    }
+    memcpy(moments->mean, merged.mean, features * sizeof *merged.mean);
+    memcpy(moments->m2, merged.m2, features * sizeof *merged.m2);
+    moments->count = merged.count;
+    return BN_STATUS_OK;
+}
+
+bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void *x) {
+    if (moments == NULL || batch == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (moments->internal.kernels == NULL) {
+        return BN_STATUS_BAD_STATE;
+    }
+    bni_batch made;
+    const bn_status status = bni_batch_make(&made, batch, moments->num_features, BNI_STRIDES_X);
+    if (status != BN_STATUS_OK || made.n == 0) {
+        return status;
+    }
+    if (x == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    const bni_region regions[] = {
+        bni_region_of_x(&made, x), bni_region_of_weights(&made),
+        bni_region_of_bytes(moments->internal.owned, moments->internal.owned_bytes)};
+    if (bni_any_overlap(regions, (const unsigned[3]){1u << 1, 0, 0}, 3)) {
+        return BN_STATUS_OVERLAP;
+    }
+    const size_t padded = bni_padded(moments->num_features);
+    double *scratch = moments->internal.scratch;
+    bni_sums sums = {0.0, scratch, scratch + padded};
+    bni_batch_moments(moments->internal.kernels, &made, x, 0, scratch + 2 * padded, &sums);
+    /* The chunks' moments are done with: their scratch is at least one pair of arrays. */
+    return add_sums(moments, &sums, scratch + 2 * padded);
+}
+
+bn_status bn_moments_merge(bn_moments *into, const bn_moments *from) {
+    if (into == NULL || from == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (into->internal.kernels == NULL || from->internal.kernels == NULL) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (into->num_features != from->num_features) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    const bni_sums other = sums_of(from);
+    return add_sums(into, &other, into->internal.scratch);
+}
+
+bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
+    if (layer == NULL || moments == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (!bni_layer_ready(layer) || moments->internal.kernels == NULL ||
+        layer->running_mean == NULL) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (layer->num_features != moments->num_features) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    if (!(moments->count > 1.0)) {
+        return BN_STATUS_TOO_FEW_VALUES;
+    }
+    const bni_sums sums = sums_of(moments);
+    const double keep = 0.0;
+    if (!bni_pending_running(layer, &sums, keep)) {
+        return BN_STATUS_NOT_FINITE;
+    }
+    bni_commit_running(layer);
+    return BN_STATUS_OK;
+}

@@ -1,0 +1,34 @@
+/* Count, mean and sum of squared deviations: of a group of a batch, merged, checked. Forward,
+ * inference without running values, and bn_moments share it. */
+#ifndef BNI_MOMENTS_H
+#define BNI_MOMENTS_H
+
+#include "batch.h"
+
+/* Arrays for the moments of every chunk of a batch; chunk c's begin at c * padded features. */
+typedef struct bni_chunk_moments {
+    double *mean, *m2;
+    size_t stride;
+} bni_chunk_moments;
+
+/* The doubles that bni_batch_moments needs as scratch for so many features. */
+size_t bni_moments_scratch(size_t features);
+
+/* sums = the moments of one group in one chunk, features from the group's first on. */
+void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                       size_t group, size_t chunk, bni_sums *sums);
+
+/* Merges the moments of other data into `into`, for so many features; either may be empty. */
+void bni_merge(bni_sums *into, const bni_sums *from, size_t features);
+
+/* sums = the moments of the whole batch. sums->mean and ->m2 hold padded features. */
+void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                       int num_threads, double *scratch, bni_sums *sums);
+
+/* Writes the running values that moments stand for: the mean, and the variance as `biased` says.
+ * False where one is NaN or Inf, or beyond float. With keep < 1 they are mixed with the old ones:
+ * keep * old + (1 - keep) * new. */
+bool bni_running_values(const bni_sums *sums, size_t features, bool biased, double keep,
+                        const float *old_mean, const float *old_var, float *mean, float *var);
+
+#endif
