@@ -1,0 +1,84 @@
+/*
+ * The data that accuracy is measured on, and the measuring: shared by the test that holds the
+ * limits and by the program that prints the table. Definitions and not only declarations, so that
+ * each of the two stays a program of one file.
+ */
+#ifndef BN_TESTS_ACCURACY_CASES_H
+#define BN_TESTS_ACCURACY_CASES_H
+
+#include "reference.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Normal data with mean offset*spread. The first sample of every feature may lie outlier*spread
+ * away; where the case is weighted it counts in the statistics by first_weight alone, the others by
+ * 1, and no gradient comes back to it. */
+typedef struct accuracy_case {
+    size_t n, num_features, spatial;
+    double offset, spread, outlier;
+    bool weighted;
+    double first_weight;
+} accuracy_case;
+
+/* Means, in units of the spread, and spreads: with the default eps, a variance of 1e-8 is all but
+ * nothing, one of 1 all but everything, and 1e30 is near the end of float. */
+enum { ACCURACY_OFFSETS = 4, ACCURACY_SPREADS = 3 };
+static const double accuracy_offsets[ACCURACY_OFFSETS] = {0, 1e2, 1e4, 1e6};
+static const double accuracy_spreads[ACCURACY_SPREADS] = {1e-4, 1, 1e15};
+
+/* Measures on a given layer and batch. The reference's forward comes first: the layer's moves the
+ * running values. */
+static inline ref_errors accuracy_run(const accuracy_case *c, bn_layer *layer,
+                                      const bn_batch *batch) {
+    size_t row = c->num_features * c->spatial, count = c->n * row;
+    float *x = ref_floats(count), *y = ref_floats(count);
+    float *dy = ref_floats(count), *dx = ref_floats(count);
+    ref_random random = {1};
+
+    ref_fill_layer(&random, layer);
+    ref_fill_normal(&random, x, count, c->offset * c->spread, c->spread);
+    ref_fill_normal(&random, dy, count, 0, 1);
+    for (size_t k = 0; k < row; k++) {
+        x[k] += (float)(c->outlier * c->spread);
+        dy[k] = c->weighted ? 0 : dy[k];
+    }
+
+    ref_result want = ref_forward(layer, batch, x);
+    ref_backward(&want, layer, batch, x, dy);
+    bool ok = bn_layer_forward_batch(layer, batch, x, y) == BN_STATUS_OK &&
+              bn_layer_backward_batch(layer, batch, x, dy, dx) == BN_STATUS_OK;
+    ref_errors errors = ref_measure(&want, layer, batch, y, dx);
+    if (!ok) {
+        errors.y = INFINITY;
+    }
+
+    ref_free(&want);
+    free(x);
+    free(y);
+    free(dy);
+    free(dx);
+    return errors;
+}
+
+/* Runs forward and backward on a case and says how far they are from the reference. Infinitely far
+ * where a call fails. */
+static inline ref_errors accuracy_measure(const accuracy_case *c) {
+    ref_errors errors = {.y = INFINITY};
+    bn_layer layer;
+    if (bn_layer_init(&layer, c->num_features, NULL) != BN_STATUS_OK) {
+        return errors;
+    }
+    bn_batch batch = {.n = c->n, .spatial = c->spatial};
+    float *weight = ref_floats(c->n);
+    for (size_t i = 0; i < c->n; i++) {
+        weight[i] = i == 0 ? (float)c->first_weight : 1;
+    }
+    batch.sample_weight = c->weighted ? weight : NULL;
+    errors = accuracy_run(c, &layer, &batch);
+    free(weight);
+    bn_layer_free(&layer);
+    return errors;
+}
+
+#endif /* BN_TESTS_ACCURACY_CASES_H */

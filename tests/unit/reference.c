@@ -1,0 +1,347 @@
+/*
+ * The reference of reference.h. Plain loops, a feature at a time: nothing here is clever except the
+ * sums, which keep what their rounding loses.
+ */
+#include "reference.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Sums ------------------------------------------------------------------------------------ */
+
+/* A sum in twice the precision of double (D. Knuth's TwoSum). Not long double: some machines, and
+ * valgrind, have none. */
+typedef struct sum {
+    double value, rest;
+} sum;
+
+static void sum_add(sum *s, double term) {
+    double total = s->value + term;
+    double part = total - s->value;
+    s->rest += (s->value - (total - part)) + (term - part);
+    s->value = total;
+}
+
+static double sum_total(sum s) {
+    return s.value + s.rest;
+}
+
+/* ---- Shapes ---------------------------------------------------------------------------------- */
+
+size_t ref_spatial(const bn_batch *batch) {
+    return batch->spatial > 0 ? batch->spatial : 1;
+}
+
+size_t ref_x_stride(const bn_batch *batch, size_t num_features) {
+    return batch->x_stride > 0 ? batch->x_stride : num_features * ref_spatial(batch);
+}
+
+size_t ref_y_stride(const bn_batch *batch, size_t num_features) {
+    return batch->y_stride > 0 ? batch->y_stride : num_features * ref_spatial(batch);
+}
+
+/* Where feature d of sample i begins in a tensor without gaps. */
+static size_t plane(const ref_result *shape, size_t i, size_t d) {
+    return (i * shape->num_features + d) * shape->spatial;
+}
+
+static double weight_of(const bn_batch *batch, size_t i) {
+    return batch->sample_weight ? (double)batch->sample_weight[i] : 1.0;
+}
+
+static double gamma_of(const bn_layer *layer, size_t d) {
+    return layer->gamma ? (double)layer->gamma[d] : 1.0;
+}
+
+/* ---- The layer ------------------------------------------------------------------------------- */
+
+ref_result ref_alloc(size_t n, size_t num_features, size_t spatial) {
+    ref_result r = {.n = n, .num_features = num_features, .spatial = spatial};
+    double **tensors[] = {&r.y, &r.dx, &r.dresidual};
+    double **vectors[] = {&r.mean,  &r.mean_rest,    &r.var,         &r.invstd,  &r.dgamma,
+                          &r.dbeta, &r.running_mean, &r.running_var, &r.y_scale, &r.dx_scale};
+    for (size_t k = 0; k < sizeof tensors / sizeof *tensors; k++) {
+        *tensors[k] = ref_doubles(n * num_features * spatial);
+    }
+    for (size_t k = 0; k < sizeof vectors / sizeof *vectors; k++) {
+        *vectors[k] = ref_doubles(num_features);
+    }
+    return r;
+}
+
+void ref_free(ref_result *r) {
+    double *arrays[] = {r->y,           r->dx,      r->dresidual, r->mean,  r->mean_rest,
+                        r->var,         r->invstd,  r->dgamma,    r->dbeta, r->running_mean,
+                        r->running_var, r->y_scale, r->dx_scale};
+    for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++) {
+        free(arrays[k]);
+    }
+    *r = (ref_result){0};
+}
+
+/* x - mean without what rounding the mean to one double would cost. */
+static double centered(const ref_result *r, size_t d, float x) {
+    return ((double)x - r->mean[d]) - r->mean_rest[d];
+}
+
+static double xhat(const ref_result *r, size_t d, float x) {
+    return centered(r, d, x) * r->invstd[d];
+}
+
+/* sum of w * (x - mean)^power over a feature; samples of weight 0 are not read. */
+static double moment(const ref_result *r, const bn_batch *batch, const float *x, size_t d,
+                     int power) {
+    size_t stride = ref_x_stride(batch, r->num_features);
+    sum total = {0};
+    for (size_t i = 0; i < r->n; i++) {
+        double w = weight_of(batch, i);
+        for (size_t s = 0; w > 0 && s < r->spatial; s++) {
+            double c = centered(r, d, x[i * stride + d * r->spatial + s]);
+            sum_add(&total, w * (power == 1 ? c : c * c));
+        }
+    }
+    return sum_total(total);
+}
+
+/* The deviations from a mean average to what that mean is off by. */
+static void batch_statistics(ref_result *r, const bn_batch *batch, const float *x, size_t d) {
+    r->mean[d] = moment(r, batch, x, d, 1) / r->weight;
+    r->mean_rest[d] = moment(r, batch, x, d, 1) / r->weight;
+    r->var[d] = moment(r, batch, x, d, 2) / r->weight;
+}
+
+ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x) {
+    ref_result r = ref_alloc(batch->n, layer->num_features, ref_spatial(batch));
+    size_t x_stride = ref_x_stride(batch, r.num_features);
+    size_t y_stride = ref_y_stride(batch, r.num_features);
+    const float *residual = batch->residual;
+
+    sum weight = {0};
+    for (size_t i = 0; i < r.n; i++) {
+        sum_add(&weight, weight_of(batch, i) * (double)r.spatial);
+    }
+    r.weight = sum_total(weight);
+
+    for (size_t d = 0; d < r.num_features; d++) {
+        if (layer->frozen) {
+            r.mean[d] = (double)layer->running_mean[d];
+            r.var[d] = (double)layer->running_var[d];
+        } else {
+            batch_statistics(&r, batch, x, d);
+        }
+        r.invstd[d] = 1.0 / sqrt(r.var[d] + (double)layer->options.eps);
+
+        double beta = layer->beta ? (double)layer->beta[d] : 0.0;
+        for (size_t i = 0; i < r.n; i++) {
+            for (size_t s = 0; s < r.spatial; s++) {
+                size_t at = d * r.spatial + s;
+                double scaled = gamma_of(layer, d) * xhat(&r, d, x[i * x_stride + at]);
+                double z = scaled + beta + (residual ? (double)residual[i * y_stride + at] : 0.0);
+                double size = layer->frozen ? fmax(fabs(z), fabs(scaled)) : fabs(z);
+                r.y_scale[d] = fmax(r.y_scale[d], size);
+                bool off = layer->options.activation == BN_ACTIVATION_RELU && z <= 0;
+                r.y[plane(&r, i, d) + s] = off ? 0.0 : z;
+            }
+        }
+    }
+    return r;
+}
+
+void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, const float *x,
+                  const float *dy) {
+    size_t x_stride = ref_x_stride(batch, r->num_features);
+    size_t y_stride = ref_y_stride(batch, r->num_features);
+
+    for (size_t d = 0; d < r->num_features; d++) {
+        double factor = gamma_of(layer, d) * r->invstd[d];
+        sum dbeta = {0}, dgamma = {0};
+        r->dx_scale[d] = 0;
+        for (size_t i = 0; i < r->n; i++) {
+            for (size_t s = 0; s < r->spatial; s++) {
+                size_t at = d * r->spatial + s, to = plane(r, i, d) + s;
+                bool off = layer->options.activation == BN_ACTIVATION_RELU && r->y[to] <= 0;
+                double dy_at = (double)dy[i * y_stride + at], g = off ? 0.0 : dy_at;
+                r->dresidual[to] = g;
+                sum_add(&dbeta, g);
+                sum_add(&dgamma, g * xhat(r, d, x[i * x_stride + at]));
+                r->dx_scale[d] = fmax(r->dx_scale[d], fabs(factor * dy_at));
+            }
+        }
+        r->dbeta[d] = sum_total(dbeta);
+        r->dgamma[d] = sum_total(dgamma);
+
+        for (size_t i = 0; i < r->n; i++) {
+            double share = layer->frozen ? 0.0 : weight_of(batch, i) / r->weight;
+            for (size_t s = 0; s < r->spatial; s++) {
+                size_t from = i * x_stride + d * r->spatial + s, to = plane(r, i, d) + s;
+                double g = r->dresidual[to];
+                if (share > 0) {
+                    g -= share * (r->dbeta[d] + xhat(r, d, x[from]) * r->dgamma[d]);
+                }
+                r->dx[to] = factor * g;
+            }
+        }
+    }
+}
+
+void ref_running(ref_result *r, const bn_layer *layer) {
+    double k = (double)layer->num_batches_tracked;
+    double keep = layer->options.momentum == BN_MOMENTUM_CUMULATIVE
+                      ? k / (k + 1)
+                      : (double)layer->options.momentum;
+    double correction = layer->options.biased_running_var ? 1.0 : r->weight / (r->weight - 1);
+    if (layer->frozen) {
+        keep = 1;
+    }
+    for (size_t d = 0; d < r->num_features; d++) {
+        r->running_mean[d] = keep * (double)layer->running_mean[d] + (1 - keep) * r->mean[d];
+        r->running_var[d] =
+            keep * (double)layer->running_var[d] + (1 - keep) * r->var[d] * correction;
+    }
+}
+
+/* ---- Errors ---------------------------------------------------------------------------------- */
+
+double ref_units(double got, double want, double scale) {
+    if (got == want) {
+        return 0;
+    }
+    double units = fabs(got - want) / (fabs(scale) * REF_UNIT);
+    return isnan(units) ? INFINITY : units;
+}
+
+double ref_error_tensor(const ref_result *shape, const float *got, size_t stride,
+                        const double *want, const double *scale) {
+    double worst = 0;
+    for (size_t i = 0; i < shape->n; i++) {
+        for (size_t d = 0; d < shape->num_features; d++) {
+            for (size_t s = 0; s < shape->spatial; s++) {
+                double value = want[plane(shape, i, d) + s];
+                worst = fmax(worst, ref_units((double)got[i * stride + d * shape->spatial + s],
+                                              value, scale ? scale[d] : value));
+            }
+        }
+    }
+    return worst;
+}
+
+double ref_error_vector(size_t count, const float *got, const double *want, const double *scale) {
+    ref_result shape = {.n = 1, .num_features = count, .spatial = 1};
+    return ref_error_tensor(&shape, got, count, want, scale);
+}
+
+void ref_largest(const ref_result *shape, const double *tensor, double *largest) {
+    memset(largest, 0, shape->num_features * sizeof *largest);
+    for (size_t i = 0; i < shape->n; i++) {
+        for (size_t d = 0; d < shape->num_features; d++) {
+            for (size_t s = 0; s < shape->spatial; s++) {
+                largest[d] = fmax(largest[d], fabs(tensor[plane(shape, i, d) + s]));
+            }
+        }
+    }
+}
+
+ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_batch *batch,
+                       const float *y, const float *dx) {
+    size_t features = want->num_features;
+    size_t x_stride = ref_x_stride(batch, features), y_stride = ref_y_stride(batch, features);
+    ref_errors errors = {.mean = ref_error_vector(features, layer->saved_mean, want->mean, NULL),
+                         .invstd =
+                             ref_error_vector(features, layer->saved_invstd, want->invstd, NULL)};
+    if (y) {
+        errors.y = ref_error_tensor(want, y, y_stride, want->y, want->y_scale);
+    }
+    if (dx) {
+        errors.dx = ref_error_tensor(want, dx, x_stride, want->dx, want->dx_scale);
+    }
+    if (dx && layer->dgamma) {
+        double *scale = ref_doubles(features);
+        for (size_t d = 0; d < features; d++) {
+            double shifted = want->mean[d] * want->invstd[d] * want->dbeta[d];
+            scale[d] = fabs(want->dgamma[d]) + REF_UNIT * fabs(shifted);
+        }
+        errors.dgamma = ref_error_vector(features, layer->dgamma, want->dgamma, scale);
+        free(scale);
+    }
+    if (dx && layer->dbeta) {
+        errors.dbeta = ref_error_vector(features, layer->dbeta, want->dbeta, NULL);
+    }
+    if (batch->dresidual) {
+        errors.dresidual =
+            ref_error_tensor(want, batch->dresidual, y_stride, want->dresidual, NULL);
+    }
+    return errors;
+}
+
+bool ref_within_limits(const ref_errors *e) {
+    return e->y <= REF_LIMIT && e->dx <= REF_LIMIT_DX && e->dresidual <= 0 &&
+           e->mean <= REF_LIMIT && e->invstd <= REF_LIMIT && e->dgamma <= REF_LIMIT &&
+           e->dbeta <= REF_LIMIT;
+}
+
+/* ---- Data ------------------------------------------------------------------------------------ */
+
+/* SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators"). */
+uint64_t ref_bits(ref_random *random) {
+    uint64_t z = random->state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+double ref_uniform(ref_random *random) {
+    return (double)(ref_bits(random) >> 11) * 0x1p-53;
+}
+
+/* Box and Muller's transform; 1 - u keeps the logarithm away from 0. */
+double ref_normal(ref_random *random) {
+    const double two_pi = 6.283185307179586;
+    double radius = sqrt(-2 * log(1 - ref_uniform(random)));
+    return radius * cos(two_pi * ref_uniform(random));
+}
+
+void ref_fill_uniform(ref_random *random, float *values, size_t count, double low, double high) {
+    for (size_t k = 0; k < count; k++) {
+        values[k] = (float)(low + (high - low) * ref_uniform(random));
+    }
+}
+
+void ref_fill_normal(ref_random *random, float *values, size_t count, double mean, double spread) {
+    for (size_t k = 0; k < count; k++) {
+        values[k] = (float)(mean + spread * ref_normal(random));
+    }
+}
+
+void ref_fill_layer(ref_random *random, bn_layer *layer) {
+    size_t count = layer->num_features;
+    if (layer->gamma) {
+        ref_fill_uniform(random, layer->gamma, count, 0.5, 1.5);
+        for (size_t d = 0; d < count; d++) {
+            layer->gamma[d] *= ref_bits(random) >> 63 ? -1.0f : 1.0f;
+        }
+    }
+    if (layer->beta) {
+        ref_fill_normal(random, layer->beta, count, 0, 0.3);
+    }
+    if (layer->running_mean) {
+        ref_fill_normal(random, layer->running_mean, count, 0, 0.1);
+        ref_fill_uniform(random, layer->running_var, count, 0.5, 1.5);
+    }
+}
+
+static void *zeroed(size_t count, size_t size) {
+    void *memory = calloc(count > 0 ? count : 1, size);
+    if (!memory) {
+        abort();
+    }
+    return memory;
+}
+
+float *ref_floats(size_t count) {
+    return zeroed(count, sizeof(float));
+}
+
+double *ref_doubles(size_t count) {
+    return zeroed(count, sizeof(double));
+}

@@ -1,0 +1,134 @@
+/*
+ * What the layer should compute: the formulas on top of bn_layer.h in double precision, as plainly
+ * as they can be written, and the means to measure how far the library is from them.
+ *
+ * The reference takes the arguments of the library's own calls and reads the same public fields:
+ * of the layer num_features, options, frozen, gamma, beta and the running values, never what the
+ * library computed (the cache, dgamma, dbeta). Forward changes the running values, so the reference
+ * goes first:
+ *
+ *     ref_result want = ref_forward(&layer, &batch, x);
+ *     ref_backward(&want, &layer, &batch, x, dy);
+ *     ref_running(&want, &layer);
+ *     bn_layer_forward_batch(&layer, &batch, x, y);
+ *     bn_layer_backward_batch(&layer, &batch, x, dy, dx);
+ *     ref_errors errors = ref_measure(&want, &layer, &batch, y, dx);
+ *     assert_true(ref_within_limits(&errors));
+ *     ref_free(&want);
+ *
+ * Nothing here depends on cmocka; memory that cannot be had aborts.
+ */
+#ifndef BN_TESTS_REFERENCE_H
+#define BN_TESTS_REFERENCE_H
+
+#include <batchnorm/bn_layer.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- The layer ------------------------------------------------------------------------------- */
+
+/* Everything that a forward and its backward give. Tensors are [n][D][S] without gaps, whatever the
+ * strides of the batch; vectors are [D]. All of it is zero until it was computed. */
+typedef struct ref_result {
+    size_t n, num_features, spatial; /* spatial is at least 1 */
+    double weight;                   /* W */
+    double *y, *dx, *dresidual;
+    double *mean,
+        *mean_rest;         /* the mean is mean + mean_rest; |mean_rest| is below a double's ulp */
+    double *var, *invstd;   /* var is the biased one */
+    double *dgamma, *dbeta; /* of this batch alone */
+    double *running_mean, *running_var;
+    double *y_scale, *dx_scale; /* what y and dx are measured by: see ref_errors */
+} ref_result;
+
+/* Makes an empty result for batches of this shape; ref_forward does it by itself. */
+ref_result ref_alloc(size_t n, size_t num_features, size_t spatial);
+void ref_free(ref_result *result);
+
+/* Computes weight, mean, var, invstd, y and y_scale. The batch's statistics, or the running ones
+ * where the layer is frozen (then W stays that of the batch): inference is the forward of a frozen
+ * layer. */
+ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x);
+
+/* Computes dx, dgamma, dbeta, dresidual and dx_scale from what ref_forward left in result.
+ * batch->y, dresidual and accumulate_grads are not looked at. */
+void ref_backward(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x,
+                  const float *dy);
+
+/* Computes running_mean and running_var as they should be after this batch, from the layer's as
+ * they are before. */
+void ref_running(ref_result *result, const bn_layer *layer);
+
+/* What a batch leaves unsaid. */
+size_t ref_spatial(const bn_batch *batch);                       /* at least 1 */
+size_t ref_x_stride(const bn_batch *batch, size_t num_features); /* D*S where it is 0 */
+size_t ref_y_stride(const bn_batch *batch, size_t num_features);
+
+/* ---- How far the library is from it ---------------------------------------------------------- */
+
+/* Errors are counted in units of 2^-24 (half an ulp of 1, the largest relative error of one
+ * rounding to float), relative to
+ *
+ *     y           the largest |y| of its feature before the activation: ReLU may leave as little as
+ *                 it likes of it. Under running values also the largest |gamma * xhat|, which beta
+ *                 may then cancel in a whole feature; a batch's own xhat has both signs
+ *     dx          the largest |gamma * invstd * dy| of its feature
+ *     dgamma      its own value and 2^-24 * |mean * invstd * dbeta|: the cache knows the mean to 48
+ *                 bits, and that is what the rest of it, in every xhat, adds up to
+ *     dresidual and the other vectors: the element's own value
+ *
+ * and the worst element counts. What should be 0 relative to 0 must be 0; a NaN is infinitely far.
+ */
+#define REF_UNIT     (1.0 / 16777216.0)
+#define REF_LIMIT    4.0 /* of y, mean, invstd, dgamma, dbeta and the running values */
+#define REF_LIMIT_DX 6.0
+
+typedef struct ref_errors {
+    double y, dx, dresidual, mean, invstd, dgamma, dbeta;
+} ref_errors;
+
+/* Measures what the layer's calls left: y, dx (laid out as batch says), batch->dresidual, the
+ * cache, dgamma and dbeta. Where y, dx or batch->dresidual is NULL its error is 0; so are dgamma's
+ * and dbeta's where dx is NULL or they are not learned. */
+ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_batch *batch,
+                       const float *y, const float *dx);
+
+/* Says whether all errors are within REF_LIMIT and REF_LIMIT_DX, and dresidual exact. */
+bool ref_within_limits(const ref_errors *errors);
+
+/* The pieces of ref_measure. A scale is [D] or NULL: then every element is measured by itself. */
+double ref_error_tensor(const ref_result *shape, const float *got, size_t stride,
+                        const double *want, const double *scale);
+double ref_error_vector(size_t count, const float *got, const double *want, const double *scale);
+
+/* Writes the largest |value| of each feature of a [n][D][S] tensor without gaps. */
+void ref_largest(const ref_result *shape, const double *tensor, double *largest);
+
+/* |got - want| in units of |scale|. */
+double ref_units(double got, double want, double scale);
+
+/* ---- Data ------------------------------------------------------------------------------------ */
+
+/* A generator of pseudorandom numbers: the same on every machine, any seed is a good one. */
+typedef struct ref_random {
+    uint64_t state;
+} ref_random;
+
+uint64_t ref_bits(ref_random *random);  /* 64 bits */
+double ref_uniform(ref_random *random); /* in [0, 1) */
+double ref_normal(ref_random *random);  /* mean 0, variance 1 */
+
+void ref_fill_uniform(ref_random *random, float *values, size_t count, double low, double high);
+void ref_fill_normal(ref_random *random, float *values, size_t count, double mean, double spread);
+
+/* Fills what the layer has of gamma, beta and running values: gamma in [0.5, 1.5) with either sign,
+ * beta and running_mean near 0, running_var in [0.5, 1.5). */
+void ref_fill_layer(ref_random *random, bn_layer *layer);
+
+/* Allocate zeroed arrays of at least one element; free() gives them back. */
+float *ref_floats(size_t count);
+double *ref_doubles(size_t count);
+
+#endif /* BN_TESTS_REFERENCE_H */

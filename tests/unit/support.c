@@ -1,0 +1,337 @@
+/*
+ * The helpers of support.h.
+ */
+#include "support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Comparisons ----------------------------------------------------------------------------- */
+
+enum { PATTERN = 0xA5 };
+
+void fill_pattern(void *memory, size_t bytes) {
+    memset(memory, PATTERN, bytes);
+}
+
+float *copy_floats(const float *values, size_t count) {
+    float *copy = ref_floats(count);
+    memcpy(copy, values, count * sizeof *copy);
+    return copy;
+}
+
+void support_assert_status(bn_status got, bn_status expected, const char *call, const char *file,
+                           int line) {
+    if (got != expected) {
+        print_error("%s\n    is     %s\n    not    %s\n", call, bn_status_string(got),
+                    bn_status_string(expected));
+        _fail(file, line);
+    }
+}
+
+void support_assert_same_bits(const float *got, const float *want, size_t count, const char *what,
+                              const char *file, int line) {
+    if (memcmp(got, want, count * sizeof *got) == 0) {
+        return;
+    }
+    size_t k = 0;
+    while (memcmp(&got[k], &want[k], sizeof *got) == 0) {
+        k++;
+    }
+    print_error("%s: element %zu of %zu is %.9g (%a), not %.9g (%a)\n", what, k, count,
+                (double)got[k], (double)got[k], (double)want[k], (double)want[k]);
+    _fail(file, line);
+}
+
+void support_assert_within(double error, double limit, const char *what, const char *file,
+                           int line) {
+    if (!(error <= limit)) {
+        print_error("%s is %g, not within %g\n", what, error, limit);
+        _fail(file, line);
+    }
+}
+
+void support_assert_pattern(const void *memory, size_t bytes, const char *what, const char *file,
+                            int line) {
+    const unsigned char *at = memory;
+    for (size_t k = 0; k < bytes; k++) {
+        if (at[k] != PATTERN) {
+            print_error("%s: byte %zu of %zu was written\n", what, k, bytes);
+            _fail(file, line);
+        }
+    }
+}
+
+/* ---- Snapshots ------------------------------------------------------------------------------- */
+
+static void list_arrays(const bn_layer *layer, float *arrays[SNAPSHOT_ARRAYS]) {
+    arrays[SNAPSHOT_GAMMA] = layer->gamma;
+    arrays[SNAPSHOT_BETA] = layer->beta;
+    arrays[SNAPSHOT_DGAMMA] = layer->dgamma;
+    arrays[SNAPSHOT_DBETA] = layer->dbeta;
+    arrays[SNAPSHOT_RUNNING_MEAN] = layer->running_mean;
+    arrays[SNAPSHOT_RUNNING_VAR] = layer->running_var;
+    arrays[SNAPSHOT_MEAN] = layer->saved_mean;
+    arrays[SNAPSHOT_INVSTD] = layer->saved_invstd;
+    arrays[SNAPSHOT_MEAN_REST] = layer->internal.mean_rest;
+    arrays[SNAPSHOT_INVSTD_REST] = layer->internal.invstd_rest;
+}
+
+snapshot snapshot_take(const bn_layer *layer) {
+    snapshot taken;
+    memcpy(&taken.layer, layer, sizeof *layer); /* the padding too, which an assignment may skip */
+    list_arrays(layer, taken.arrays);
+    for (size_t k = 0; k < SNAPSHOT_ARRAYS; k++) {
+        if (taken.arrays[k]) {
+            taken.arrays[k] = copy_floats(taken.arrays[k], layer->num_features);
+        }
+    }
+    return taken;
+}
+
+void snapshot_check(const snapshot *before, const bn_layer *layer) {
+    float *arrays[SNAPSHOT_ARRAYS];
+    assert_memory_equal(layer, &before->layer, sizeof *layer);
+    list_arrays(layer, arrays);
+    for (size_t k = 0; k < SNAPSHOT_ARRAYS; k++) {
+        if (arrays[k]) {
+            assert_same_bits(arrays[k], before->arrays[k], layer->num_features);
+        }
+    }
+}
+
+void snapshot_free(snapshot *before) {
+    for (size_t k = 0; k < SNAPSHOT_ARRAYS; k++) {
+        free(before->arrays[k]);
+    }
+}
+
+/* ---- Trials ---------------------------------------------------------------------------------- */
+
+static size_t row_of(const trial *t) {
+    return t->layer.num_features * ref_spatial(&t->batch);
+}
+
+static size_t x_stride_of(const trial *t) {
+    return ref_x_stride(&t->batch, t->layer.num_features);
+}
+
+static size_t y_stride_of(const trial *t) {
+    return ref_y_stride(&t->batch, t->layer.num_features);
+}
+
+static size_t extent(const trial *t, size_t stride) {
+    return t->batch.n > 0 ? (t->batch.n - 1) * stride + row_of(t) : 0;
+}
+
+static float *new_input(const trial *t, ref_random *random, size_t stride, double low,
+                        double high) {
+    size_t count = extent(t, stride);
+    float *values = ref_floats(count);
+    ref_fill_uniform(random, values, count, low, high);
+    for (size_t k = 0; stride > row_of(t) && k < count; k++) {
+        if (k % stride >= row_of(t)) {
+            values[k] = NAN;
+        }
+    }
+    return values;
+}
+
+static float *new_output(size_t count) {
+    float *values = ref_floats(count);
+    fill_pattern(values, count * sizeof *values);
+    return values;
+}
+
+trial trial_new(size_t num_features, const bn_options *options, bn_batch batch) {
+    trial t = {.batch = batch};
+    ref_random random = {1};
+    assert_ok(bn_layer_init(&t.layer, num_features, options));
+    ref_fill_layer(&random, &t.layer);
+    t.x_count = extent(&t, x_stride_of(&t));
+    t.y_count = extent(&t, y_stride_of(&t));
+    t.x = new_input(&t, &random, x_stride_of(&t), -1.5, 2.5);
+    t.dy = new_input(&t, &random, y_stride_of(&t), -1.0, 1.5);
+    t.y = new_output(t.y_count);
+    t.dx = new_output(t.x_count);
+    return t;
+}
+
+void trial_free(trial *t) {
+    bn_layer_free(&t->layer);
+    free(t->x);
+    free(t->dx);
+    free(t->y);
+    free(t->dy);
+    free(t->sample_weight);
+    free(t->residual);
+    free(t->dresidual);
+}
+
+void trial_add_weights(trial *t) {
+    ref_random random = {2};
+    t->sample_weight = ref_floats(t->batch.n);
+    ref_fill_uniform(&random, t->sample_weight, t->batch.n, 0.75, 2.0);
+    if (t->batch.n > 2) {
+        t->sample_weight[1] = 0;
+    }
+    t->batch.sample_weight = t->sample_weight;
+}
+
+void trial_add_residual(trial *t) {
+    ref_random random = {3};
+    t->residual = new_input(t, &random, y_stride_of(t), -1.0, 1.0);
+    t->dresidual = new_output(t->y_count);
+    t->batch.residual = t->residual;
+    t->batch.dresidual = t->dresidual;
+    t->batch.y = t->y;
+}
+
+void trial_run(trial *t) {
+    assert_ok(bn_layer_forward_batch(&t->layer, &t->batch, t->x, t->y));
+    assert_ok(bn_layer_backward_batch(&t->layer, &t->batch, t->x, t->dy, t->dx));
+}
+
+static void check_gaps(const trial *t, const float *output, size_t count, size_t stride) {
+    size_t row = row_of(t);
+    for (size_t at = row; stride > row && at < count; at += stride) {
+        assert_pattern(&output[at], (stride - row) * sizeof *output);
+    }
+}
+
+static void describe(const trial *t) {
+    print_error("n %zu, D %zu, S %zu, strides %zu and %zu%s%s%s%s:\n", t->batch.n,
+                t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
+                t->batch.sample_weight ? ", weights" : "", t->batch.residual ? ", residual" : "",
+                t->layer.options.activation == BN_ACTIVATION_RELU ? ", ReLU" : "",
+                t->layer.frozen ? ", frozen" : "");
+}
+
+/* ---- Trials against the reference ------------------------------------------------------------ */
+
+static double xhat_of(const trial *t, const ref_result *want, size_t i, size_t k) {
+    size_t d = k / want->spatial;
+    return ((double)t->x[i * x_stride_of(t) + k] - want->mean[d]) * want->invstd[d];
+}
+
+static double gamma_of(const trial *t, size_t d) {
+    return t->layer.gamma ? (double)t->layer.gamma[d] : 1.0;
+}
+
+/* y, measured feature by feature by the largest |gamma * xhat| + |beta| + |residual|. The largest
+ * |y| alone would not do here: of few values all may be small where the terms cancel, or ReLU may
+ * have cut off all but a small one. Each term has at most two roundings and each sum one, so that
+ * REF_LIMIT holds whatever the data. */
+static double error_of_y(const trial *t, const ref_result *want) {
+    double *scale = ref_doubles(want->num_features);
+    for (size_t i = 0; i < want->n; i++) {
+        for (size_t k = 0; k < row_of(t); k++) {
+            size_t d = k / want->spatial;
+            double terms = fabs(gamma_of(t, d) * xhat_of(t, want, i, k));
+            terms += t->layer.beta ? fabs((double)t->layer.beta[d]) : 0.0;
+            terms += t->residual ? fabs((double)t->residual[i * y_stride_of(t) + k]) : 0.0;
+            scale[d] = fmax(scale[d], terms);
+        }
+    }
+    double error = ref_error_tensor(want, t->y, y_stride_of(t), want->y, scale);
+    free(scale);
+    return error;
+}
+
+/* What dx is measured by where there are weights: the size of its terms. xhat of a masked sample,
+ * and with it dgamma, may be as large as it likes, so that dy says nothing of dx's size. */
+static void scale_dx_by_terms(const trial *t, ref_result *want) {
+    for (size_t i = 0; i < want->n; i++) {
+        double share = t->layer.frozen ? 0.0 : (double)t->sample_weight[i] / want->weight;
+        for (size_t k = 0; k < row_of(t); k++) {
+            size_t d = k / want->spatial;
+            double sums = fabs(want->dbeta[d]) + fabs(xhat_of(t, want, i, k) * want->dgamma[d]);
+            double terms = fabs(want->dresidual[i * row_of(t) + k]) + share * sums;
+            want->dx_scale[d] =
+                fmax(want->dx_scale[d], fabs(gamma_of(t, d) * want->invstd[d]) * terms);
+        }
+    }
+}
+
+void trial_check(trial *t) {
+    size_t features = t->layer.num_features;
+    bool updates = t->layer.running_mean && !t->layer.frozen;
+    double running_mean = 0, running_var = 0;
+
+    snapshot before = snapshot_take(&t->layer);
+    ref_result want = ref_forward(&t->layer, &t->batch, t->x);
+    ref_backward(&want, &t->layer, &t->batch, t->x, t->dy);
+    if (updates) {
+        ref_running(&want, &t->layer);
+    }
+    if (t->sample_weight) {
+        scale_dx_by_terms(t, &want);
+    }
+    trial_run(t);
+    ref_errors errors = ref_measure(&want, &t->layer, &t->batch, NULL, t->dx);
+    errors.y = error_of_y(t, &want);
+    if (updates) {
+        running_mean = ref_error_vector(features, t->layer.running_mean, want.running_mean, NULL);
+        running_var = ref_error_vector(features, t->layer.running_var, want.running_var, NULL);
+    } else if (t->layer.running_mean) {
+        assert_same_bits(t->layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], features);
+        assert_same_bits(t->layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], features);
+    }
+    assert_int_equal(t->layer.num_batches_tracked, before.layer.num_batches_tracked + updates);
+    ref_free(&want);
+    snapshot_free(&before);
+
+    if (!ref_within_limits(&errors) || running_mean > REF_LIMIT || running_var > REF_LIMIT) {
+        describe(t);
+        print_error(
+            "    units: y %g, dx %g, dresidual %g, mean %g, invstd %g, dgamma %g, dbeta %g, "
+            "running_mean %g, running_var %g\n",
+            errors.y, errors.dx, errors.dresidual, errors.mean, errors.invstd, errors.dgamma,
+            errors.dbeta, running_mean, running_var);
+        fail();
+    }
+    check_gaps(t, t->y, t->y_count, y_stride_of(t));
+    check_gaps(t, t->dx, t->x_count, x_stride_of(t));
+    if (t->dresidual) {
+        check_gaps(t, t->dresidual, t->y_count, y_stride_of(t));
+    }
+}
+
+void trial_check_infer(trial *t) {
+    bn_layer constant = t->layer; /* inference is the forward of a frozen layer */
+    constant.frozen = constant.running_mean != NULL;
+    ref_result want = ref_forward(&constant, &t->batch, t->x);
+
+    snapshot before = snapshot_take(&t->layer);
+    fill_pattern(t->y, t->y_count * sizeof *t->y);
+    assert_ok(bn_layer_infer_batch(&t->layer, &t->batch, t->x, t->y));
+    snapshot_check(&before, &t->layer);
+    snapshot_free(&before);
+
+    double error = error_of_y(t, &want);
+    ref_free(&want);
+    if (error > REF_LIMIT) {
+        describe(t);
+        print_error("    inference: y is off by %g units\n", error);
+        fail();
+    }
+    check_gaps(t, t->y, t->y_count, y_stride_of(t));
+}
+
+void trial_check_same(const trial *got, const trial *want) {
+    float *got_arrays[SNAPSHOT_ARRAYS], *want_arrays[SNAPSHOT_ARRAYS];
+    list_arrays(&got->layer, got_arrays);
+    list_arrays(&want->layer, want_arrays);
+    for (size_t k = 0; k < SNAPSHOT_ARRAYS; k++) {
+        if (want_arrays[k]) {
+            assert_same_bits(got_arrays[k], want_arrays[k], want->layer.num_features);
+        }
+    }
+    assert_int_equal(got->layer.num_batches_tracked, want->layer.num_batches_tracked);
+    assert_same_bits(got->y, want->y, want->y_count);
+    assert_same_bits(got->dx, want->dx, want->x_count);
+    if (want->dresidual) {
+        assert_same_bits(got->dresidual, want->dresidual, want->y_count);
+    }
+}

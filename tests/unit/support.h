@@ -1,0 +1,114 @@
+/*
+ * What the tests of the layer's behaviour share: cmocka, comparisons that say where they failed,
+ * snapshots of a layer, and trials: a layer, a batch and its buffers, filled and ready to run.
+ */
+#ifndef BN_TESTS_SUPPORT_H
+#define BN_TESTS_SUPPORT_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <batchnorm/bn_layer.h>
+
+#include "reference.h"
+
+#include <stdbool.h>
+
+#define COUNT_OF(array) (sizeof(array) / sizeof *(array))
+
+/* ---- Comparisons ----------------------------------------------------------------------------- */
+
+#define assert_status(call, expected)                                                              \
+    support_assert_status((call), (expected), #call, __FILE__, __LINE__)
+#define assert_ok(call) assert_status(call, BN_STATUS_OK)
+
+/* Floats, compared as bits: a NaN equals itself, 0 and -0 differ. */
+#define assert_same_bits(got, want, count)                                                         \
+    support_assert_same_bits((got), (want), (count), #got, __FILE__, __LINE__)
+
+/* error, in the units of reference.h, is at most limit. */
+#define assert_within(error, limit)                                                                \
+    support_assert_within((error), (limit), #error, __FILE__, __LINE__)
+
+/* What outputs hold before a call that may not write them. */
+void fill_pattern(void *memory, size_t bytes);
+#define assert_pattern(memory, bytes)                                                              \
+    support_assert_pattern((memory), (bytes), #memory, __FILE__, __LINE__)
+
+float *copy_floats(const float *values, size_t count);
+
+void support_assert_status(bn_status got, bn_status expected, const char *call, const char *file,
+                           int line);
+void support_assert_same_bits(const float *got, const float *want, size_t count, const char *what,
+                              const char *file, int line);
+void support_assert_within(double error, double limit, const char *what, const char *file,
+                           int line);
+void support_assert_pattern(const void *memory, size_t bytes, const char *what, const char *file,
+                            int line);
+
+/* ---- Snapshots ------------------------------------------------------------------------------- */
+
+/* A layer's struct and copies of all its arrays, the rests of the cache included. */
+enum {
+    SNAPSHOT_GAMMA,
+    SNAPSHOT_BETA,
+    SNAPSHOT_DGAMMA,
+    SNAPSHOT_DBETA,
+    SNAPSHOT_RUNNING_MEAN,
+    SNAPSHOT_RUNNING_VAR,
+    SNAPSHOT_MEAN,
+    SNAPSHOT_INVSTD,
+    SNAPSHOT_MEAN_REST,
+    SNAPSHOT_INVSTD_REST,
+    SNAPSHOT_ARRAYS
+};
+typedef struct snapshot {
+    bn_layer layer;
+    float *arrays[SNAPSHOT_ARRAYS];
+} snapshot;
+
+snapshot snapshot_take(const bn_layer *layer);
+void snapshot_check(const snapshot *before, const bn_layer *layer); /* bit for bit the same */
+void snapshot_free(snapshot *before);
+
+/* ---- Trials ---------------------------------------------------------------------------------- */
+
+/* Inputs hold random values and, between strided rows, NaN, so that reading there shows; outputs
+ * start as fill_pattern leaves them. No buffer is longer than its batch needs. The same arguments
+ * always give the same data. */
+typedef struct trial {
+    bn_layer layer;
+    bn_batch batch;
+    size_t x_count; /* elements of x and dx, from the first to the last */
+    size_t y_count; /* the same of y, dy, residual and dresidual */
+    float *x, *dx, *y, *dy;
+    float *sample_weight, *residual, *dresidual; /* NULL until added */
+} trial;
+
+trial trial_new(size_t num_features, const bn_options *options, bn_batch batch);
+void trial_free(trial *t);
+
+/* Weights in [0.75, 2); of 3 samples or more, one has weight 0. */
+void trial_add_weights(trial *t);
+
+/* A residual, and for backward y and dresidual. */
+void trial_add_residual(trial *t);
+
+/* Forward and backward, both BN_STATUS_OK. */
+void trial_run(trial *t);
+
+/* trial_run against the reference: y, dx, dresidual, the cache, the gradients and the running
+ * values within reference.h's limits, and nothing written between rows. */
+void trial_check(trial *t);
+
+/* Inference against the reference, into y; the layer stays bit for bit as it was. */
+void trial_check_infer(trial *t);
+
+/* Everything that trial_run wrote is the same, bit for bit: y, dx, dresidual and the layer's
+ * arrays. The two have the same shape and strides. */
+void trial_check_same(const trial *got, const trial *want);
+
+#endif /* BN_TESTS_SUPPORT_H */

@@ -1,0 +1,370 @@
+/*
+ * Everything that a bn_batch can say, and every combination of it, gives the reference's numbers:
+ * positions, strides, weights, a residual, an activation.
+ */
+#include "support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- All of it at once ----------------------------------------------------------------------- */
+
+enum {
+    SPATIAL = 1 << 0,
+    STRIDED = 1 << 1,
+    WEIGHTS = 1 << 2,
+    RESIDUAL = 1 << 3,
+    RELU = 1 << 4,
+    NO_SCALE = 1 << 5,
+    NO_SHIFT = 1 << 6,
+    FROZEN = 1 << 7,
+    COMBINATIONS = 1 << 8
+};
+
+static trial combination(unsigned what) {
+    const size_t features = 5, spatial = what & SPATIAL ? 6 : 1;
+    bn_options options = bn_options_default();
+    bn_batch batch = {.n = 7, .spatial = spatial};
+    options.activation = what & RELU ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    options.scale = !(what & NO_SCALE);
+    options.shift = !(what & NO_SHIFT);
+    if (what & STRIDED) {
+        batch.x_stride = features * spatial + 3;
+        batch.y_stride = features * spatial + 1;
+    }
+    trial t = trial_new(features, &options, batch);
+    t.layer.frozen = what & FROZEN;
+    if (what & WEIGHTS) {
+        trial_add_weights(&t);
+    }
+    if (what & RESIDUAL) {
+        trial_add_residual(&t);
+    }
+    return t;
+}
+
+static void every_combination_is_right(void **state) {
+    (void)state;
+    for (unsigned what = 0; what < COMBINATIONS; what++) {
+        trial t = combination(what);
+        trial_check(&t);
+        trial_check_infer(&t);
+        trial_free(&t);
+    }
+}
+
+/* ---- Strides --------------------------------------------------------------------------------- */
+
+/* 20 samples are more than the library takes at once (16 rows), 300 positions enough that each
+ * plane is taken by itself. */
+static void strides_of_any_length_are_right(void **state) {
+    (void)state;
+    static const size_t gaps[] = {0, 1, 2, 7, 16, 100};
+    static const size_t positions[] = {1, 2, 3, 7, 300};
+    for (size_t features = 1; features <= 35; features += 4) {
+        for (size_t k = 0; k < COUNT_OF(gaps); k++) {
+            for (size_t m = 0; m < COUNT_OF(positions); m++) {
+                const size_t row = features * positions[m];
+                trial t = trial_new(features, NULL,
+                                    (bn_batch){.n = 20,
+                                               .spatial = positions[m],
+                                               .x_stride = row + gaps[k],
+                                               .y_stride = row + gaps[COUNT_OF(gaps) - 1 - k]});
+                trial_check(&t);
+                trial_check_infer(&t);
+                trial_free(&t);
+            }
+        }
+    }
+}
+
+/* Two layers on the left and the right half of the same rows: y into one buffer, dx likewise. */
+static void layers_share_a_wide_buffer(void **state) {
+    (void)state;
+    enum { N = 20, LEFT = 5, RIGHT = 9, WIDE = LEFT + RIGHT };
+    bn_batch batch = {.n = N, .x_stride = WIDE, .y_stride = WIDE};
+    trial left = trial_new(LEFT, NULL, batch), right = trial_new(RIGHT, NULL, batch);
+    trial_run(&left);
+    trial_run(&right);
+
+    float x[N * WIDE], y[N * WIDE], dy[N * WIDE], dx[N * WIDE];
+    for (size_t i = 0; i < N; i++) {
+        memcpy(&x[i * WIDE], &left.x[i * WIDE], LEFT * sizeof *x);
+        memcpy(&x[i * WIDE + LEFT], &right.x[i * WIDE], RIGHT * sizeof *x);
+        memcpy(&dy[i * WIDE], &left.dy[i * WIDE], LEFT * sizeof *x);
+        memcpy(&dy[i * WIDE + LEFT], &right.dy[i * WIDE], RIGHT * sizeof *x);
+    }
+    assert_ok(bn_layer_forward_batch(&left.layer, &batch, x, y));
+    assert_ok(bn_layer_forward_batch(&right.layer, &batch, x + LEFT, y + LEFT));
+    assert_ok(bn_layer_backward_batch(&left.layer, &batch, x, dy, dx));
+    assert_ok(bn_layer_backward_batch(&right.layer, &batch, x + LEFT, dy + LEFT, dx + LEFT));
+    for (size_t i = 0; i < N; i++) {
+        assert_same_bits(&y[i * WIDE], &left.y[i * WIDE], LEFT);
+        assert_same_bits(&y[i * WIDE + LEFT], &right.y[i * WIDE], RIGHT);
+        assert_same_bits(&dx[i * WIDE], &left.dx[i * WIDE], LEFT);
+        assert_same_bits(&dx[i * WIDE + LEFT], &right.dx[i * WIDE], RIGHT);
+    }
+    trial_free(&left);
+    trial_free(&right);
+}
+
+/* ---- Positions ------------------------------------------------------------------------------- */
+
+static void one_position_is_as_good_as_none(void **state) {
+    (void)state;
+    for (size_t features = 1; features <= 40; features += 3) {
+        trial plain = trial_new(features, NULL, (bn_batch){.n = 11});
+        trial t = trial_new(
+            features, NULL,
+            (bn_batch){.n = 11, .spatial = 1, .x_stride = features, .y_stride = features});
+        trial_run(&plain);
+        trial_run(&t);
+        trial_check_same(&t, &plain);
+        trial_free(&plain);
+        trial_free(&t);
+    }
+}
+
+static void short_calls_are_the_batch_calls(void **state) {
+    (void)state;
+    trial batch = trial_new(6, NULL, (bn_batch){.n = 10});
+    trial t = trial_new(6, NULL, (bn_batch){.n = 10});
+    trial_run(&batch);
+    assert_ok(bn_layer_forward(&t.layer, 10, t.x, t.y));
+    assert_ok(bn_layer_backward(&t.layer, 10, t.x, t.dy, t.dx));
+    trial_check_same(&t, &batch);
+    assert_ok(bn_layer_infer_batch(&batch.layer, &batch.batch, batch.x, batch.y));
+    assert_ok(bn_layer_infer(&t.layer, 10, t.x, t.y));
+    assert_same_bits(t.y, batch.y, t.y_count);
+    trial_free(&batch);
+    trial_free(&t);
+}
+
+/* rows[(i*S + s)*C + c] = planes[(i*C + c)*S + s] */
+static void to_channels_last(size_t n, size_t channels, size_t spatial, const float *planes,
+                             float *rows) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < channels; c++) {
+            for (size_t s = 0; s < spatial; s++) {
+                rows[(i * spatial + s) * channels + c] = planes[(i * channels + c) * spatial + s];
+            }
+        }
+    }
+}
+
+/* The transposed run is measured against the reference of the planes, transposed back by swapping
+ * the roles: to_channels_last with C and S exchanged is its own inverse. */
+static void channels_last_is_the_same_batch(void **state) {
+    (void)state;
+    enum { N = 4, C = 6, S = 35 };
+    trial planes = trial_new(C, NULL, (bn_batch){.n = N, .spatial = S});
+    trial rows = trial_new(C, NULL, (bn_batch){.n = N * S});
+    to_channels_last(N, C, S, planes.x, rows.x);
+    to_channels_last(N, C, S, planes.dy, rows.dy);
+
+    ref_result want = ref_forward(&planes.layer, &planes.batch, planes.x);
+    ref_backward(&want, &planes.layer, &planes.batch, planes.x, planes.dy);
+    trial_run(&rows);
+    to_channels_last(N, S, C, rows.y, planes.y);
+    to_channels_last(N, S, C, rows.dx, planes.dx);
+    ref_errors errors = ref_measure(&want, &rows.layer, &planes.batch, planes.y, planes.dx);
+    assert_true(ref_within_limits(&errors));
+
+    ref_free(&want);
+    trial_free(&planes);
+    trial_free(&rows);
+}
+
+/* ---- Weights --------------------------------------------------------------------------------- */
+
+static void assert_close(const float *got, const float *want, size_t count, double limit) {
+    for (size_t k = 0; k < count; k++) {
+        assert_within(ref_units((double)got[k], (double)want[k], (double)want[k]), limit);
+    }
+}
+
+/* The same, for values whose errors are measured by the largest of many, here less than 4. */
+static void assert_near(const float *got, const float *want, size_t count, double limit) {
+    for (size_t k = 0; k < count; k++) {
+        assert_true(fabsf(want[k]) < 4.0f);
+        assert_within(ref_units((double)got[k], (double)want[k], 4.0), limit);
+    }
+}
+
+/* Both runs are within REF_LIMIT of the same numbers, and so within twice that of each other. */
+static void assert_same_statistics(const bn_layer *got, const bn_layer *want) {
+    size_t features = want->num_features;
+    assert_close(got->saved_mean, want->saved_mean, features, 2 * REF_LIMIT);
+    assert_close(got->saved_invstd, want->saved_invstd, features, 2 * REF_LIMIT);
+    assert_close(got->running_mean, want->running_mean, features, 2 * REF_LIMIT);
+    assert_close(got->running_var, want->running_var, features, 2 * REF_LIMIT);
+    assert_close(got->dgamma, want->dgamma, features, 2 * REF_LIMIT);
+    assert_close(got->dbeta, want->dbeta, features, 2 * REF_LIMIT);
+}
+
+/* Samples `from` of a batch, one after the other, as another trial's batch. */
+static void gather_samples(trial *to, const trial *source, const size_t *from) {
+    size_t row = to->layer.num_features * ref_spatial(&to->batch);
+    for (size_t i = 0; i < to->batch.n; i++) {
+        memcpy(&to->x[i * row], &source->x[from[i] * row], row * sizeof(float));
+        memcpy(&to->dy[i * row], &source->dy[from[i] * row], row * sizeof(float));
+    }
+}
+
+/* dgamma and dbeta are sums over the masked samples too, as the formulas say, so their dy is 0
+ * here: what a loss that ignores padding gives. */
+static void masked_samples_are_left_out(void **state) {
+    (void)state;
+    enum { N = 8, KEPT = 5, D = 6 };
+    static const float mask[N] = {1, 0, 1, 1, 0, 0, 1, 1};
+    static const size_t kept[KEPT] = {0, 2, 3, 6, 7};
+    for (size_t spatial = 1; spatial <= 9; spatial += 4) {
+        const size_t row = D * spatial;
+        trial whole = trial_new(D, NULL, (bn_batch){.n = N, .spatial = spatial});
+        trial part = trial_new(D, NULL, (bn_batch){.n = KEPT, .spatial = spatial});
+        whole.batch.sample_weight = mask;
+        for (size_t k = 0; k < N * row; k++) {
+            whole.dy[k] *= mask[k / row];
+        }
+        gather_samples(&part, &whole, kept);
+        trial_run(&whole);
+        trial_run(&part);
+
+        assert_same_statistics(&whole.layer, &part.layer);
+        for (size_t i = 0; i < KEPT; i++) {
+            assert_near(&whole.y[kept[i] * row], &part.y[i * row], row, 2 * REF_LIMIT);
+            assert_near(&whole.dx[kept[i] * row], &part.dx[i * row], row, 2 * REF_LIMIT_DX);
+        }
+        trial_free(&whole);
+        trial_free(&part);
+    }
+}
+
+/* mean, var and W are those of the repeated samples. (The gradients are not: a repeated sample
+ * would have its dy twice.) */
+static void a_weight_of_two_is_a_sample_twice(void **state) {
+    (void)state;
+    enum { N = 4, TWICE = 7, D = 5 };
+    static const float weights[N] = {2, 1, 3, 1};
+    static const size_t repeated[TWICE] = {0, 0, 1, 2, 2, 2, 3};
+    trial weighted = trial_new(D, NULL, (bn_batch){.n = N, .spatial = 3});
+    trial t = trial_new(D, NULL, (bn_batch){.n = TWICE, .spatial = 3});
+    weighted.batch.sample_weight = weights;
+    gather_samples(&t, &weighted, repeated);
+    trial_run(&weighted);
+    trial_run(&t);
+    assert_close(weighted.layer.saved_mean, t.layer.saved_mean, D, 2 * REF_LIMIT);
+    assert_close(weighted.layer.saved_invstd, t.layer.saved_invstd, D, 2 * REF_LIMIT);
+    assert_close(weighted.layer.running_mean, t.layer.running_mean, D, 2 * REF_LIMIT);
+    assert_close(weighted.layer.running_var, t.layer.running_var, D, 2 * REF_LIMIT);
+    trial_free(&weighted);
+    trial_free(&t);
+}
+
+static void weights_over_many_blocks_are_right(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{600, 3, 1}, {513, 16, 1}, {70, 4, 20},
+                                       {300, 1, 2}, {40, 600, 2}, {3, 5, 1030}};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        trial t =
+            trial_new(shapes[k][1], NULL, (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
+        trial_add_weights(&t);
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
+/* Inference looks at the weights where it has no running values. */
+static void weights_count_where_nothing_is_tracked(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    trial t = trial_new(4, &options, (bn_batch){.n = 9, .spatial = 2});
+    trial_add_weights(&t);
+    trial_check(&t);
+    trial_check_infer(&t);
+    trial_free(&t);
+}
+
+/* ---- Residuals ------------------------------------------------------------------------------- */
+
+/* dresidual is g: dy itself without an activation, and dy where y > 0 with ReLU. */
+static void dresidual_is_dy_behind_the_activation(void **state) {
+    (void)state;
+    for (unsigned relu = 0; relu <= RELU; relu += RELU) {
+        trial t = combination(RESIDUAL | SPATIAL | relu);
+        size_t off = 0;
+        trial_run(&t);
+        for (size_t k = 0; k < t.y_count; k++) {
+            bool on = !relu || t.y[k] > 0;
+            off += !on;
+            assert_true(t.dresidual[k] == (on ? t.dy[k] : 0.0f));
+        }
+        assert_true(relu ? off > 0 && off < t.y_count : off == 0);
+        trial_free(&t);
+    }
+}
+
+static void dresidual_may_be_dy(void **state) {
+    (void)state;
+    for (unsigned what = RESIDUAL; what < COMBINATIONS; what = (what + 1) | RESIDUAL) {
+        trial apart = combination(what), t = combination(what);
+        trial_run(&apart);
+        t.batch.dresidual = t.dy;
+        trial_run(&t);
+        for (size_t i = 0; i < t.batch.n; i++) {
+            size_t row = t.layer.num_features * t.batch.spatial;
+            size_t at = i * ref_y_stride(&t.batch, t.layer.num_features);
+            assert_same_bits(&t.dy[at], &apart.dresidual[at], row);
+        }
+        memcpy(t.dresidual, apart.dresidual, t.y_count * sizeof(float)); /* not given this time */
+        trial_check_same(&t, &apart);
+        trial_free(&apart);
+        trial_free(&t);
+    }
+}
+
+static void dresidual_may_be_left_out(void **state) {
+    (void)state;
+    trial with = combination(RESIDUAL | RELU), t = combination(RESIDUAL | RELU);
+    trial_run(&with);
+    t.batch.dresidual = NULL;
+    trial_run(&t);
+    assert_pattern(t.dresidual, t.y_count * sizeof(float));
+    assert_same_bits(t.dx, with.dx, t.x_count);
+    assert_same_bits(t.layer.dgamma, with.layer.dgamma, t.layer.num_features);
+    trial_free(&with);
+    trial_free(&t);
+}
+
+static void without_an_activation_backward_needs_no_y(void **state) {
+    (void)state;
+    trial with = combination(RESIDUAL), t = combination(RESIDUAL);
+    trial_run(&with);
+    t.batch.y = NULL;
+    trial_run(&t);
+    trial_check_same(&t, &with);
+    trial_free(&with);
+    trial_free(&t);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_combination_is_right),
+        cmocka_unit_test(strides_of_any_length_are_right),
+        cmocka_unit_test(layers_share_a_wide_buffer),
+        cmocka_unit_test(one_position_is_as_good_as_none),
+        cmocka_unit_test(short_calls_are_the_batch_calls),
+        cmocka_unit_test(channels_last_is_the_same_batch),
+        cmocka_unit_test(masked_samples_are_left_out),
+        cmocka_unit_test(a_weight_of_two_is_a_sample_twice),
+        cmocka_unit_test(weights_over_many_blocks_are_right),
+        cmocka_unit_test(weights_count_where_nothing_is_tracked),
+        cmocka_unit_test(dresidual_is_dy_behind_the_activation),
+        cmocka_unit_test(dresidual_may_be_dy),
+        cmocka_unit_test(dresidual_may_be_left_out),
+        cmocka_unit_test(without_an_activation_backward_needs_no_y),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

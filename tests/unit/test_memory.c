@@ -1,0 +1,328 @@
+/*
+ * Memory: init survives its failure, nothing else asks for any, and no call touches a byte that is
+ * not a buffer's. Linked with --wrap, so that malloc and its like come here first.
+ */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "support.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ---- The allocator --------------------------------------------------------------------------- */
+
+static size_t allocations; /* so far */
+static size_t failing;     /* the one that fails; 0: none */
+
+static bool allocation_fails(void) {
+    return ++allocations == failing;
+}
+
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__real_realloc(void *memory, size_t bytes);
+void *__real_aligned_alloc(size_t alignment, size_t bytes);
+int __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
+
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_realloc(void *memory, size_t bytes);
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
+
+void *__wrap_malloc(size_t bytes) {
+    return allocation_fails() ? NULL : __real_malloc(bytes);
+}
+
+void *__wrap_calloc(size_t count, size_t bytes) {
+    return allocation_fails() ? NULL : __real_calloc(count, bytes);
+}
+
+void *__wrap_realloc(void *memory, size_t bytes) {
+    return allocation_fails() ? NULL : __real_realloc(memory, bytes);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes) {
+    return allocation_fails() ? NULL : __real_aligned_alloc(alignment, bytes);
+}
+
+int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
+    return allocation_fails() ? ENOMEM : __real_posix_memalign(memory, alignment, bytes);
+}
+
+/* ---- Allocation ------------------------------------------------------------------------------ */
+
+static bn_status init_layer(void *layer) {
+    return bn_layer_init(layer, 100, NULL);
+}
+
+static bn_status init_moments(void *moments) {
+    return bn_moments_init(moments, 100);
+}
+
+/* Lets the first allocation of init fail, then the second, until there is none left to fail. What a
+ * failed init may have leaked, valgrind and LeakSanitizer see. */
+static void check_failures(bn_status (*init)(void *), void *object, size_t bytes) {
+    bn_status status = BN_STATUS_OUT_OF_MEMORY;
+    for (size_t k = 1; status != BN_STATUS_OK; k++) {
+        fill_pattern(object, bytes);
+        allocations = 0;
+        failing = k;
+        status = init(object);
+        failing = 0;
+        if (k == 1) {
+            assert_status(status, BN_STATUS_OUT_OF_MEMORY); /* it allocates, and through us */
+        }
+        if (status != BN_STATUS_OK) {
+            assert_status(status, BN_STATUS_OUT_OF_MEMORY);
+            assert_pattern(object, bytes);
+        }
+    }
+}
+
+static void init_survives_every_failed_allocation(void **state) {
+    (void)state;
+    bn_layer layer;
+    bn_moments moments;
+    check_failures(init_layer, &layer, sizeof layer);
+    check_failures(init_moments, &moments, sizeof moments);
+    bn_layer_free(&layer);
+    bn_moments_free(&moments);
+}
+
+/* The shapes take every way through the library: rows, folded rows, small and large planes, and
+ * several tasks. */
+static void nothing_allocates_after_init(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {
+        {50, 300, 1}, {200, 5, 1}, {9, 10, 30}, {3, 4, 700}, {3000, 70, 1}};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        const size_t features = shapes[k][1];
+        bn_options options = bn_options_default();
+        options.track_running = k != 1;
+        trial t =
+            trial_new(features, &options, (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
+        trial_add_weights(&t);
+        trial_add_residual(&t);
+        float *scale = ref_floats(features), *shift = ref_floats(features);
+        bn_moments moments, other;
+        assert_ok(bn_moments_init(&moments, features));
+        assert_ok(bn_moments_init(&other, features));
+
+        allocations = 0;
+        trial_run(&t);
+        assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
+        assert_ok(bn_moments_add(&moments, &t.batch, t.x));
+        assert_ok(bn_moments_add(&other, &t.batch, t.x));
+        assert_ok(bn_moments_merge(&moments, &other));
+        assert_ok(bn_moments_merge(&moments, &moments));
+        if (options.track_running) {
+            assert_ok(bn_layer_set_running(&t.layer, &moments));
+            assert_ok(bn_layer_affine(&t.layer, scale, shift));
+            assert_ok(bn_layer_fold(&t.layer, 1, scale, shift));
+            t.layer.frozen = true;
+            trial_run(&t);
+        }
+        bn_param params[2];
+        assert_int_equal(bn_layer_params(&t.layer, params), 2);
+        assert_int_equal(allocations, 0);
+
+        bn_moments_free(&moments);
+        bn_moments_free(&other);
+        free(scale);
+        free(shift);
+        trial_free(&t);
+    }
+}
+
+static void init_in_allocates_nothing(void **state) {
+    (void)state;
+    const size_t bytes = bn_layer_bytes(100, NULL);
+    void *memory = malloc(bytes);
+    bn_layer layer;
+    assert_non_null(memory);
+    allocations = 0;
+    assert_ok(bn_layer_init_in(&layer, 100, NULL, memory, bytes));
+    bn_layer_free(&layer);
+    assert_int_equal(allocations, 0);
+    free(memory); /* it is still ours */
+}
+
+/* ---- Guard pages ----------------------------------------------------------------------------- */
+
+/* Memory between two pages whose every access ends the program. */
+typedef struct guarded {
+    unsigned char *pages, *start;
+    size_t bytes, all;
+} guarded;
+
+static guarded guarded_new(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    guarded g = {.bytes = (bytes + page - 1) / page * page};
+    g.all = g.bytes + 2 * page;
+    g.pages = mmap(NULL, g.all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.pages != MAP_FAILED);
+    g.start = g.pages + page;
+    assert_int_equal(mprotect(g.start, g.bytes, PROT_READ | PROT_WRITE), 0);
+    return g;
+}
+
+/* What a trial points to, each in its own guarded memory. */
+enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, LAYER, BUFFERS };
+static guarded buffers[BUFFERS];
+
+static int map_buffers(void **state) {
+    (void)state;
+    for (size_t k = 0; k < BUFFERS; k++) {
+        buffers[k] = guarded_new((size_t)1 << 21);
+    }
+    return 0;
+}
+
+static int unmap_buffers(void **state) {
+    (void)state;
+    for (size_t k = 0; k < BUFFERS; k++) {
+        munmap(buffers[k].pages, buffers[k].all);
+    }
+    return 0;
+}
+
+/* So many bytes, the first behind the one guard or the last before the other. */
+static void *place(size_t which, size_t bytes, bool at_end) {
+    const guarded *g = &buffers[which];
+    assert_in_range(bytes, 1, g->bytes);
+    return at_end ? g->start + (g->bytes - bytes) : g->start;
+}
+
+static float *place_input(size_t which, const float *values, size_t count, bool at_end) {
+    if (!values) {
+        return NULL;
+    }
+    float *placed = place(which, count * sizeof *values, at_end);
+    memcpy(placed, values, count * sizeof *values);
+    return placed;
+}
+
+static float *place_output(size_t which, const float *values, size_t count, bool at_end) {
+    if (!values) {
+        return NULL;
+    }
+    float *placed = place(which, count * sizeof *values, at_end);
+    fill_pattern(placed, count * sizeof *values);
+    return placed;
+}
+
+/* The trial with all its buffers, and its layer's memory, between guards; not yet run. */
+static trial guard(const trial *t, bool at_end) {
+    const size_t features = t->layer.num_features;
+    const size_t bytes = bn_layer_bytes(features, &t->layer.options);
+    ref_random random = {1}; /* as trial_new */
+    trial g = *t;
+    assert_ok(bn_layer_init_in(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end),
+                               bytes));
+    ref_fill_layer(&random, &g.layer);
+    g.x = place_input(X, t->x, t->x_count, at_end);
+    g.dy = place_input(DY, t->dy, t->y_count, at_end);
+    g.residual = place_input(RESIDUAL, t->residual, t->y_count, at_end);
+    g.sample_weight = place_input(WEIGHTS, t->sample_weight, t->batch.n, at_end);
+    g.y = place_output(Y, t->y, t->y_count, at_end);
+    g.dx = place_output(DX, t->dx, t->x_count, at_end);
+    g.dresidual = place_output(DRESIDUAL, t->dresidual, t->y_count, at_end);
+    g.batch.residual = g.residual;
+    g.batch.sample_weight = g.sample_weight;
+    g.batch.dresidual = g.dresidual;
+    g.batch.y = t->batch.y ? g.y : NULL;
+    return g;
+}
+
+/* Training and inference between guards give the same bits as elsewhere, and so does what lies
+ * between rows: trial_check sees to it that elsewhere it is not written (and NaN there not read).
+ */
+static void check_guarded(size_t features, bn_batch batch, bool everything) {
+    bn_options options = bn_options_default();
+    if (everything) {
+        options.activation = BN_ACTIVATION_RELU;
+    }
+    trial t = trial_new(features, &options, batch);
+    if (everything) {
+        trial_add_weights(&t);
+        trial_add_residual(&t);
+    }
+    trial_check(&t);
+    for (int at_end = 0; at_end < 2; at_end++) {
+        trial g = guard(&t, at_end);
+        trial_run(&g);
+        trial_check_same(&g, &t);
+    }
+    float *trained = copy_floats(t.y, t.y_count);
+    trial_check_infer(&t);
+    for (int at_end = 0; at_end < 2; at_end++) {
+        trial g = guard(&t, at_end);
+        assert_ok(bn_layer_forward_batch(&g.layer, &g.batch, g.x, g.y));
+        assert_same_bits(g.y, trained, t.y_count);
+        assert_ok(bn_layer_infer_batch(&g.layer, &g.batch, g.x, g.y));
+        assert_same_bits(g.y, t.y, t.y_count);
+    }
+    free(trained);
+    trial_free(&t);
+}
+
+static void check_guarded_layouts(size_t n, size_t features, size_t spatial) {
+    const size_t row = features * spatial;
+    for (int everything = 0; everything < 2; everything++) {
+        check_guarded(features, (bn_batch){.n = n, .spatial = spatial}, everything);
+        check_guarded(
+            features,
+            (bn_batch){.n = n, .spatial = spatial, .x_stride = row + 3, .y_stride = row + 17},
+            everything);
+    }
+}
+
+/* From one feature to one more than two of the widest vectors that there are, of 16 floats. */
+static void no_byte_outside_rows_is_touched(void **state) {
+    (void)state;
+    static const size_t rows[] = {2, 3, 5, 17, 64, 67};
+    for (size_t features = 1; features <= 33; features++) {
+        for (size_t k = 0; k < COUNT_OF(rows); k++) {
+            check_guarded_layouts(rows[k], features, 1);
+        }
+    }
+}
+
+static void no_byte_outside_planes_is_touched(void **state) {
+    (void)state;
+    static const size_t positions[] = {2, 7, 16, 17, 49, 100};
+    for (size_t features = 1; features <= 33; features++) {
+        for (size_t k = 0; k < COUNT_OF(positions); k++) {
+            check_guarded_layouts(3, features, positions[k]);
+        }
+    }
+}
+
+static void no_byte_outside_large_shapes_is_touched(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{17, 1, 100}, {17, 33, 49}, {5, 8, 16},   {3, 2, 255},
+                                       {3, 3, 256},  {3, 2, 257},  {2, 3, 319},  {2, 1, 1030},
+                                       {300, 7, 1},  {3, 1023, 1}, {3, 1025, 1}, {2, 2063, 1},
+                                       {2, 400, 5}};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        check_guarded_layouts(shapes[k][0], shapes[k][1], shapes[k][2]);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(init_survives_every_failed_allocation),
+        cmocka_unit_test(nothing_allocates_after_init),
+        cmocka_unit_test(init_in_allocates_nothing),
+        cmocka_unit_test_setup_teardown(no_byte_outside_rows_is_touched, map_buffers,
+                                        unmap_buffers),
+        cmocka_unit_test_setup_teardown(no_byte_outside_planes_is_touched, map_buffers,
+                                        unmap_buffers),
+        cmocka_unit_test_setup_teardown(no_byte_outside_large_shapes_is_touched, map_buffers,
+                                        unmap_buffers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

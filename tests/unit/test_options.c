@@ -1,0 +1,500 @@
+/*
+ * Every option of a layer does what bn_options says, at init and, where it may be changed, between
+ * calls; inference folds away; names are what they should be.
+ */
+#define _POSIX_C_SOURCE 200809L /* setenv */
+#include "support.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N = 12, D = 7 };
+
+static trial small(const bn_options *options) {
+    return trial_new(D, options, (bn_batch){.n = N});
+}
+
+static void assert_all(const float *values, float expected) {
+    for (size_t d = 0; d < D; d++) {
+        assert_true(values[d] == expected);
+    }
+}
+
+/* ---- At init --------------------------------------------------------------------------------- */
+
+static void defaults_are_those_of_the_header(void **state) {
+    (void)state;
+    const bn_options options = bn_options_default();
+    assert_true(options.eps == 1e-5f);
+    assert_true(options.momentum == 0.9f);
+    assert_true(options.gamma_init == 1.0f);
+    assert_true(options.beta_init == 0.0f);
+    assert_true(options.scale);
+    assert_true(options.shift);
+    assert_true(options.track_running);
+    assert_false(options.biased_running_var);
+    assert_int_equal(options.activation, BN_ACTIVATION_NONE);
+    assert_int_equal(options.num_threads, 0);
+}
+
+static void no_options_are_the_defaults(void **state) {
+    (void)state;
+    const bn_options defaults = bn_options_default();
+    bn_layer layer;
+    assert_ok(bn_layer_init(&layer, D, NULL));
+    assert_int_equal(layer.num_features, D);
+    assert_true(layer.options.eps == defaults.eps);
+    assert_true(layer.options.momentum == defaults.momentum);
+    assert_int_equal(layer.options.activation, defaults.activation);
+    assert_false(layer.frozen);
+    assert_int_equal(layer.num_batches_tracked, 0);
+    assert_all(layer.gamma, 1);
+    assert_all(layer.beta, 0);
+    assert_all(layer.running_mean, 0);
+    assert_all(layer.running_var, 1);
+    assert_non_null(layer.dgamma);
+    assert_non_null(layer.dbeta);
+    assert_int_equal(bn_layer_bytes(D, NULL), bn_layer_bytes(D, &defaults));
+    bn_layer_free(&layer);
+}
+
+static void gamma_and_beta_start_where_told(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.gamma_init = -2.5f;
+    options.beta_init = 0.75f;
+    bn_layer layer;
+    assert_ok(bn_layer_init(&layer, D, &options));
+    assert_all(layer.gamma, -2.5f);
+    assert_all(layer.beta, 0.75f);
+    bn_layer_free(&layer);
+}
+
+/* Where gamma is not learned it is 1 and where beta is not learned it is 0, whatever their initial
+ * values say: the reference takes them so. */
+static void scale_and_shift_are_learned_apart(void **state) {
+    (void)state;
+    for (unsigned what = 0; what < 4; what++) {
+        bn_options options = bn_options_default();
+        options.scale = what & 1;
+        options.shift = what & 2;
+        options.gamma_init = 3;
+        options.beta_init = 5;
+        trial t = small(&options);
+        assert_true(options.scale == (t.layer.gamma != NULL));
+        assert_true(options.scale == (t.layer.dgamma != NULL));
+        assert_true(options.shift == (t.layer.beta != NULL));
+        assert_true(options.shift == (t.layer.dbeta != NULL));
+        trial_check(&t);
+        trial_check_infer(&t);
+        t.layer.frozen = true;
+        trial_check(&t);
+
+        bn_param params[2];
+        size_t count = bn_layer_params(&t.layer, params);
+        assert_int_equal(count, (size_t)options.scale + (size_t)options.shift);
+        const bn_param expected[2] = {{"weight", t.layer.gamma, t.layer.dgamma, D},
+                                      {"bias", t.layer.beta, t.layer.dbeta, D}};
+        for (size_t k = 0; k < count; k++) {
+            const bn_param *want = &expected[options.scale ? k : 1];
+            assert_string_equal(params[k].name, want->name);
+            assert_ptr_equal(params[k].value, want->value);
+            assert_ptr_equal(params[k].grad, want->grad);
+            assert_int_equal(params[k].count, D);
+        }
+        trial_free(&t);
+    }
+}
+
+static void params_of_nothing_are_none(void **state) {
+    (void)state;
+    bn_layer layer;
+    bn_param params[2];
+    assert_ok(bn_layer_init(&layer, D, NULL));
+    assert_int_equal(bn_layer_params(NULL, params), 0);
+    assert_int_equal(bn_layer_params(&layer, NULL), 0);
+    bn_layer_free(&layer);
+}
+
+static void any_number_of_threads_is_taken(void **state) {
+    (void)state;
+    static const int threads[] = {0, 1, 2, 64};
+    for (size_t k = 0; k < COUNT_OF(threads); k++) {
+        bn_options options = bn_options_default();
+        options.num_threads = threads[k];
+        trial t = small(&options);
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
+static void relu_cuts_off_below_zero(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.activation = BN_ACTIVATION_RELU;
+    trial t = small(&options);
+    trial_check(&t);
+    size_t off = 0;
+    for (size_t k = 0; k < t.y_count; k++) {
+        assert_true(t.y[k] >= 0);
+        off += t.y[k] == 0;
+    }
+    assert_in_range(off, 1, t.y_count - 1);
+    trial_check_infer(&t);
+    trial_free(&t);
+}
+
+/* ---- Running values -------------------------------------------------------------------------- */
+
+static trial with_momentum(float momentum) {
+    bn_options options = bn_options_default();
+    options.momentum = momentum;
+    return small(&options);
+}
+
+static void momentum_mixes_old_and_new(void **state) {
+    (void)state;
+    static const float momenta[] = {0.0f, 0.3f, 0.9f, 0.999f, 1.0f};
+    for (size_t k = 0; k < COUNT_OF(momenta); k++) {
+        trial t = with_momentum(momenta[k]);
+        trial_check(&t);
+        trial_check(&t); /* from what the first batch left */
+        assert_int_equal(t.layer.num_batches_tracked, 2);
+        trial_free(&t);
+    }
+}
+
+static void momentum_zero_takes_the_batch(void **state) {
+    (void)state;
+    trial t = with_momentum(0);
+    t.layer.running_mean[0] = t.layer.running_var[0] = NAN; /* no weight, no matter */
+    trial_run(&t);
+    assert_same_bits(t.layer.running_mean, t.layer.saved_mean, D);
+    trial_free(&t);
+}
+
+static void momentum_one_keeps_the_old(void **state) {
+    (void)state;
+    trial t = with_momentum(1);
+    snapshot before = snapshot_take(&t.layer);
+    trial_run(&t);
+    assert_same_bits(t.layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], D);
+    assert_same_bits(t.layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], D);
+    assert_int_equal(t.layer.num_batches_tracked, 1);
+    snapshot_free(&before);
+    trial_free(&t);
+}
+
+/* The average of the batches' own (unbiased) values, of which the running values at init are none.
+ * Each of the steps rounds to float once, and an earlier step's error fades as the average moves
+ * on: the sum over k steps of 1/k-weighted halves of an ulp stays below `BATCHES` units of the
+ * largest value that was averaged. */
+static void cumulative_momentum_is_the_plain_average(void **state) {
+    (void)state;
+    enum { BATCHES = 6 };
+    trial t = with_momentum(BN_MOMENTUM_CUMULATIVE);
+    ref_random random = {7};
+    double mean[D] = {0}, var[D] = {0}, largest_mean[D] = {0}, largest_var[D] = {0};
+    for (int k = 0; k < BATCHES; k++) {
+        ref_fill_normal(&random, t.x, t.x_count, 0.5 * k, 1 + k);
+        ref_result r = ref_forward(&t.layer, &t.batch, t.x);
+        for (size_t d = 0; d < D; d++) {
+            double unbiased = r.var[d] * N / (N - 1);
+            mean[d] += r.mean[d] / BATCHES;
+            var[d] += unbiased / BATCHES;
+            largest_mean[d] = fmax(largest_mean[d], fabs(r.mean[d]));
+            largest_var[d] = fmax(largest_var[d], unbiased);
+        }
+        ref_free(&r);
+        trial_run(&t);
+    }
+    assert_int_equal(t.layer.num_batches_tracked, BATCHES);
+    assert_within(ref_error_vector(D, t.layer.running_mean, mean, largest_mean), BATCHES);
+    assert_within(ref_error_vector(D, t.layer.running_var, var, largest_var), BATCHES);
+    trial_free(&t);
+}
+
+static void running_var_is_biased_where_asked(void **state) {
+    (void)state;
+    for (int biased = 0; biased < 2; biased++) {
+        bn_options options = bn_options_default();
+        options.biased_running_var = biased;
+        options.momentum = 0;
+        trial t = small(&options);
+        trial_check(&t);
+        ref_result r = ref_forward(&t.layer, &t.batch, t.x);
+        for (size_t d = 0; d < D; d++) {
+            double want = biased ? r.var[d] : r.var[d] * N / (N - 1);
+            assert_within(ref_units((double)t.layer.running_var[d], want, want), REF_LIMIT);
+        }
+        ref_free(&r);
+        trial_free(&t);
+    }
+}
+
+static void without_running_values_inference_takes_its_batch(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    trial t = small(&options);
+    assert_null(t.layer.running_mean);
+    assert_null(t.layer.running_var);
+    trial_check(&t);
+    assert_int_equal(t.layer.num_batches_tracked, 0);
+    float *trained = copy_floats(t.y, t.y_count);
+    trial_check_infer(&t);
+    assert_same_bits(t.y, trained, t.y_count);
+    free(trained);
+    trial_free(&t);
+}
+
+/* ---- Between calls --------------------------------------------------------------------------- */
+
+static void eps_may_change_between_calls(void **state) {
+    (void)state;
+    static const float eps[] = {1e-5f, 0.5f, 1e-12f, 1e6f};
+    trial t = small(NULL);
+    for (size_t k = 0; k < COUNT_OF(eps); k++) {
+        t.layer.options.eps = eps[k];
+        trial_check(&t);
+        trial_check_infer(&t);
+    }
+    trial_free(&t);
+}
+
+static void momentum_may_change_between_calls(void **state) {
+    (void)state;
+    static const float momenta[] = {0.9f, BN_MOMENTUM_CUMULATIVE, 0.1f, 1.0f};
+    trial t = small(NULL);
+    for (size_t k = 0; k < COUNT_OF(momenta); k++) {
+        t.layer.options.momentum = momenta[k];
+        trial_check(&t);
+    }
+    trial_free(&t);
+}
+
+static void frozen_may_change_between_calls(void **state) {
+    (void)state;
+    trial t = small(NULL);
+    for (int k = 0; k < 4; k++) {
+        t.layer.frozen = k % 2;
+        trial_check(&t);
+    }
+    trial_free(&t);
+}
+
+/* Backward is that of the forward before it, whatever frozen says by then. */
+static void backward_remembers_what_forward_was(void **state) {
+    (void)state;
+    for (int frozen = 0; frozen < 2; frozen++) {
+        trial want = small(NULL), t = small(NULL);
+        want.layer.frozen = t.layer.frozen = frozen;
+        trial_run(&want);
+        assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+        t.layer.frozen = !frozen;
+        assert_ok(bn_layer_backward(&t.layer, N, t.x, t.dy, t.dx));
+        trial_check_same(&t, &want);
+        trial_free(&want);
+        trial_free(&t);
+    }
+}
+
+static void a_frozen_layer_infers(void **state) {
+    (void)state;
+    trial t = small(NULL);
+    t.layer.frozen = true;
+    trial_run(&t);
+    float *forward = copy_floats(t.y, t.y_count);
+    assert_ok(bn_layer_infer(&t.layer, N, t.x, t.y));
+    assert_same_bits(t.y, forward, t.y_count);
+    free(forward);
+    trial_free(&t);
+}
+
+/* ---- Inference folded away ------------------------------------------------------------------- */
+
+/* The header's formulas. terms[d], the size of shift's terms, is what an error in it is measured
+ * by: the terms may cancel. */
+static void reference_affine(const bn_layer *layer, double scale[D], double shift[D],
+                             double terms[D]) {
+    for (size_t d = 0; d < D; d++) {
+        double gamma = layer->gamma ? (double)layer->gamma[d] : 1.0;
+        double beta = layer->beta ? (double)layer->beta[d] : 0.0;
+        double mean = (double)layer->running_mean[d];
+        scale[d] = gamma / sqrt((double)layer->running_var[d] + (double)layer->options.eps);
+        shift[d] = beta - mean * scale[d];
+        terms[d] = fabs(beta) + fabs(mean * scale[d]);
+    }
+}
+
+static void affine_is_inference(void **state) {
+    (void)state;
+    for (unsigned what = 0; what < 4; what++) {
+        bn_options options = bn_options_default();
+        options.scale = what & 1;
+        options.shift = what & 2;
+        options.activation = BN_ACTIVATION_RELU; /* is left to the caller */
+        trial t = small(&options);
+        double want_scale[D], want_shift[D], terms[D];
+        float scale[D], shift[D];
+        reference_affine(&t.layer, want_scale, want_shift, terms);
+        snapshot before = snapshot_take(&t.layer);
+        assert_ok(bn_layer_affine(&t.layer, scale, shift));
+        snapshot_check(&before, &t.layer);
+        snapshot_free(&before);
+        assert_within(ref_error_vector(D, scale, want_scale, NULL), REF_LIMIT);
+        assert_within(ref_error_vector(D, shift, want_shift, terms), REF_LIMIT);
+        trial_free(&t);
+    }
+}
+
+static void fold_changes_the_layer_before(void **state) {
+    (void)state;
+    enum { FAN_IN = 9 };
+    trial t = small(NULL);
+    ref_random random = {5};
+    float weight[D * FAN_IN], bias[D];
+    double scale[D], shift[D], terms[D], want_weight[D * FAN_IN], want_bias[D];
+    ref_fill_normal(&random, weight, D * FAN_IN, 0, 1);
+    ref_fill_normal(&random, bias, D, 0, 1);
+    reference_affine(&t.layer, scale, shift, terms);
+    for (size_t k = 0; k < D * FAN_IN; k++) {
+        want_weight[k] = scale[k / FAN_IN] * (double)weight[k];
+    }
+    for (size_t d = 0; d < D; d++) {
+        want_bias[d] = scale[d] * (double)bias[d] + shift[d];
+        terms[d] += fabs(scale[d] * (double)bias[d]);
+    }
+
+    snapshot before = snapshot_take(&t.layer);
+    assert_ok(bn_layer_fold(&t.layer, FAN_IN, weight, bias));
+    snapshot_check(&before, &t.layer);
+    snapshot_free(&before);
+    assert_within(ref_error_vector(D * FAN_IN, weight, want_weight, NULL), REF_LIMIT);
+    assert_within(ref_error_vector(D, bias, want_bias, terms), REF_LIMIT);
+    trial_free(&t);
+}
+
+static void fold_of_no_inputs_changes_the_bias_alone(void **state) {
+    (void)state;
+    trial t = small(NULL);
+    float scale[D], shift[D], bias[D] = {0};
+    assert_ok(bn_layer_affine(&t.layer, scale, shift));
+    assert_ok(bn_layer_fold(&t.layer, 0, NULL, bias));
+    for (size_t d = 0; d < D; d++) {
+        assert_true(bias[d] == shift[d]); /* scale * 0 + shift, however it is rounded */
+    }
+    trial_free(&t);
+}
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+static void every_status_has_its_own_sentence(void **state) {
+    (void)state;
+    for (int a = BN_STATUS_OK; a <= BN_STATUS_BAD_FORMAT; a++) {
+        const char *sentence = bn_status_string((bn_status)a);
+        assert_non_null(sentence);
+        assert_true(strlen(sentence) > 0);
+        assert_ptr_equal(bn_status_string((bn_status)a), sentence);
+        for (int b = BN_STATUS_OK; b < a; b++) {
+            assert_string_not_equal(sentence, bn_status_string((bn_status)b));
+        }
+    }
+}
+
+static void a_status_that_is_none_has_a_sentence(void **state) {
+    (void)state;
+    static const int none[] = {BN_STATUS_BAD_FORMAT + 1, 1000, -1, INT32_MAX, INT32_MIN};
+    for (size_t k = 0; k < COUNT_OF(none); k++) {
+        const char *sentence = bn_status_string((bn_status)none[k]);
+        assert_non_null(sentence);
+        assert_true(strlen(sentence) > 0);
+        for (int known = BN_STATUS_OK; known <= BN_STATUS_BAD_FORMAT; known++) {
+            assert_string_not_equal(sentence, bn_status_string((bn_status)known));
+        }
+    }
+}
+
+static void the_version_is_the_header_s(void **state) {
+    (void)state;
+    char version[64];
+    snprintf(version, sizeof version, "%d.%d.%d", BN_VERSION_MAJOR, BN_VERSION_MINOR,
+             BN_VERSION_PATCH);
+    assert_string_equal(bn_version(), version);
+}
+
+/* Of a layer that is made while BN_ISA has this value; NULL: is not set. */
+static const char *isa_under(const char *value) {
+    bn_layer layer;
+    if (value) {
+        assert_int_equal(setenv("BN_ISA", value, 1), 0);
+    } else {
+        assert_int_equal(unsetenv("BN_ISA"), 0);
+    }
+    assert_ok(bn_layer_init(&layer, D, NULL));
+    const char *isa = bn_layer_isa(&layer);
+    bn_layer_free(&layer);
+    assert_null(bn_layer_isa(&layer));
+    assert_non_null(isa);
+    return isa;
+}
+
+static void bn_isa_names_the_instruction_set(void **state) {
+    (void)state;
+    static const char *const known[] = {"scalar", "sse2", "avx2", "avx512", "neon"};
+    const char *was = getenv("BN_ISA");
+    char *kept = was ? strdup(was) : NULL;
+
+    const char *widest = isa_under(NULL);
+    bool is_known = false;
+    for (size_t k = 0; k < COUNT_OF(known); k++) {
+        is_known = is_known || strcmp(widest, known[k]) == 0;
+    }
+    assert_true(is_known);
+    assert_string_equal(isa_under("scalar"), "scalar");
+    assert_string_equal(isa_under(widest), widest);
+    assert_string_equal(isa_under("abacus"), widest);
+    assert_string_equal(isa_under(""), widest);
+    assert_string_equal(isa_under("scalarr"), widest);
+    assert_null(bn_layer_isa(NULL));
+
+    if (kept) {
+        assert_int_equal(setenv("BN_ISA", kept, 1), 0);
+    } else {
+        assert_int_equal(unsetenv("BN_ISA"), 0);
+    }
+    free(kept);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_those_of_the_header),
+        cmocka_unit_test(no_options_are_the_defaults),
+        cmocka_unit_test(gamma_and_beta_start_where_told),
+        cmocka_unit_test(scale_and_shift_are_learned_apart),
+        cmocka_unit_test(params_of_nothing_are_none),
+        cmocka_unit_test(any_number_of_threads_is_taken),
+        cmocka_unit_test(relu_cuts_off_below_zero),
+        cmocka_unit_test(momentum_mixes_old_and_new),
+        cmocka_unit_test(momentum_zero_takes_the_batch),
+        cmocka_unit_test(momentum_one_keeps_the_old),
+        cmocka_unit_test(cumulative_momentum_is_the_plain_average),
+        cmocka_unit_test(running_var_is_biased_where_asked),
+        cmocka_unit_test(without_running_values_inference_takes_its_batch),
+        cmocka_unit_test(eps_may_change_between_calls),
+        cmocka_unit_test(momentum_may_change_between_calls),
+        cmocka_unit_test(frozen_may_change_between_calls),
+        cmocka_unit_test(backward_remembers_what_forward_was),
+        cmocka_unit_test(a_frozen_layer_infers),
+        cmocka_unit_test(affine_is_inference),
+        cmocka_unit_test(fold_changes_the_layer_before),
+        cmocka_unit_test(fold_of_no_inputs_changes_the_bias_alone),
+        cmocka_unit_test(every_status_has_its_own_sentence),
+        cmocka_unit_test(a_status_that_is_none_has_a_sentence),
+        cmocka_unit_test(the_version_is_the_header_s),
+        cmocka_unit_test(bn_isa_names_the_instruction_set),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

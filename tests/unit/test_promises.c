@@ -1,0 +1,714 @@
+/*
+ * What bn_layer.h promises of every call: empty batches change nothing, what is not finite stays
+ * out, buffers may be shared, and the same numbers come out bit for bit however they are asked for.
+ */
+#include "support.h"
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N = 10, D = 5 };
+
+static trial small(void) {
+    return trial_new(D, NULL, (bn_batch){.n = N});
+}
+
+static bn_options with_relu(void) {
+    bn_options options = bn_options_default();
+    options.activation = BN_ACTIVATION_RELU;
+    return options;
+}
+
+/* ---- Empty batches --------------------------------------------------------------------------- */
+
+static void an_empty_forward_changes_nothing(void **state) {
+    (void)state;
+    trial t = small();
+    trial_run(&t);
+    snapshot before = snapshot_take(&t.layer);
+    fill_pattern(t.y, t.y_count * sizeof(float));
+    for (int null = 0; null < 2; null++) {
+        const float *x = null ? NULL : t.x;
+        float *y = null ? NULL : t.y;
+        for (size_t spatial = 0; spatial < 3; spatial++) {
+            const bn_batch batch = {.spatial = spatial};
+            assert_ok(bn_layer_forward_batch(&t.layer, &batch, x, y));
+            assert_ok(bn_layer_infer_batch(&t.layer, &batch, x, y));
+        }
+        assert_ok(bn_layer_forward(&t.layer, 0, x, y));
+        assert_ok(bn_layer_infer(&t.layer, 0, x, y));
+    }
+    assert_ok(bn_layer_forward(&t.layer, 0, t.x, t.x + 1)); /* no elements, no overlap */
+    snapshot_check(&before, &t.layer);
+    assert_pattern(t.y, t.y_count * sizeof(float));
+    snapshot_free(&before);
+    trial_free(&t);
+}
+
+static void an_empty_backward_zeroes_the_gradients_alone(void **state) {
+    (void)state;
+    trial t = small();
+    trial_run(&t);
+    snapshot before = snapshot_take(&t.layer);
+    fill_pattern(t.dx, t.x_count * sizeof(float));
+    for (int null = 0; null < 2; null++) {
+        memcpy(t.layer.dgamma, before.arrays[SNAPSHOT_DGAMMA], D * sizeof(float));
+        memcpy(t.layer.dbeta, before.arrays[SNAPSHOT_DBETA], D * sizeof(float));
+        assert_ok(bn_layer_backward(&t.layer, 0, null ? NULL : t.x, null ? NULL : t.dy,
+                                    null ? NULL : t.dx));
+        const float zeros[D] = {0};
+        assert_same_bits(t.layer.dgamma, zeros, D);
+        assert_same_bits(t.layer.dbeta, zeros, D);
+    }
+    memcpy(t.layer.dgamma, before.arrays[SNAPSHOT_DGAMMA], D * sizeof(float));
+    memcpy(t.layer.dbeta, before.arrays[SNAPSHOT_DBETA], D * sizeof(float));
+    snapshot_check(&before, &t.layer);
+    assert_pattern(t.dx, t.x_count * sizeof(float));
+    snapshot_free(&before);
+    trial_free(&t);
+}
+
+static void an_empty_batch_adds_nothing(void **state) {
+    (void)state;
+    trial t = small();
+    trial_run(&t);
+    snapshot before = snapshot_take(&t.layer);
+    const bn_batch batch = {.accumulate_grads = true};
+    assert_ok(bn_layer_backward_batch(&t.layer, &batch, NULL, NULL, NULL));
+    snapshot_check(&before, &t.layer);
+    snapshot_free(&before);
+    trial_free(&t);
+}
+
+static void an_empty_batch_leaves_the_forward_before_it(void **state) {
+    (void)state;
+    trial want = small(), t = small();
+    trial_run(&want);
+    assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+    assert_ok(bn_layer_forward(&t.layer, 0, NULL, NULL));
+    assert_ok(bn_layer_backward(&t.layer, 0, NULL, NULL, NULL));
+    assert_ok(bn_layer_backward(&t.layer, N, t.x, t.dy, t.dx));
+    trial_check_same(&t, &want);
+    trial_free(&want);
+    trial_free(&t);
+}
+
+static void a_layer_may_begin_with_an_empty_batch(void **state) {
+    (void)state;
+    trial want = small(), t = small();
+    assert_ok(bn_layer_backward(&t.layer, 0, NULL, NULL, NULL));
+    assert_ok(bn_layer_forward(&t.layer, 0, NULL, NULL));
+    trial_run(&want);
+    trial_run(&t);
+    trial_check_same(&t, &want);
+    trial_free(&want);
+    trial_free(&t);
+}
+
+/* ---- What is not finite ---------------------------------------------------------------------- */
+
+/* Columns of got that are not `bad` are want's, bit for bit. */
+static void check_other_columns(const float *got, const float *want, size_t bad) {
+    for (size_t i = 0; i < N; i++) {
+        assert_same_bits(&got[i * D], &want[i * D], bad);
+        assert_same_bits(&got[i * D + bad + 1], &want[i * D + bad + 1], D - 1 - bad);
+    }
+}
+
+static void check_other_features(const float *got, const float *want, size_t bad) {
+    assert_same_bits(got, want, bad);
+    assert_same_bits(got + bad + 1, want + bad + 1, D - 1 - bad);
+}
+
+/* One value of feature BAD is not finite: y and the cache of that feature are lost, those of the
+ * others are right, and running values, their count and the gradients stay. */
+static void what_is_not_finite_stays_out_of_the_running_values(void **state) {
+    (void)state;
+    enum { BAD = 2 };
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    const bn_options relu = with_relu();
+    for (size_t k = 0; k < 2 * COUNT_OF(bad); k++) {
+        const bn_options *options = k % 2 ? &relu : NULL;
+        trial clean = trial_new(D, options, (bn_batch){.n = N});
+        trial t = trial_new(D, options, (bn_batch){.n = N});
+        trial_run(&t);
+        trial_run(&clean);
+        snapshot before = snapshot_take(&t.layer);
+        trial_run(&clean); /* the same batch, but finite */
+        t.x[3 * D + BAD] = bad[k / 2];
+        assert_status(bn_layer_forward(&t.layer, N, t.x, t.y), BN_STATUS_NOT_FINITE);
+
+        for (size_t array = 0; array < SNAPSHOT_MEAN; array++) {
+            float *const kept[] = {t.layer.gamma, t.layer.beta,         t.layer.dgamma,
+                                   t.layer.dbeta, t.layer.running_mean, t.layer.running_var};
+            assert_same_bits(kept[array], before.arrays[array], D);
+        }
+        assert_int_equal(t.layer.num_batches_tracked, before.layer.num_batches_tracked);
+        check_other_columns(t.y, clean.y, BAD);
+        check_other_features(t.layer.saved_mean, clean.layer.saved_mean, BAD);
+        check_other_features(t.layer.saved_invstd, clean.layer.saved_invstd, BAD);
+        for (size_t i = 0; i < N; i++) {
+            assert_true(isnan(t.y[i * D + BAD]));
+        }
+        assert_true(!isfinite(t.layer.saved_mean[BAD]));
+
+        /* Its gradients are not finite either; dx of the other features is right. */
+        assert_status(bn_layer_backward(&t.layer, N, t.x, t.dy, t.dx), BN_STATUS_NOT_FINITE);
+        assert_same_bits(t.layer.dgamma, before.arrays[SNAPSHOT_DGAMMA], D);
+        assert_same_bits(t.layer.dbeta, before.arrays[SNAPSHOT_DBETA], D);
+        check_other_columns(t.dx, clean.dx, BAD);
+
+        /* The next good batch finds all as if the bad one had never been. */
+        memcpy(t.x, clean.x, t.x_count * sizeof(float));
+        trial_run(&t);
+        trial_check_same(&t, &clean);
+        snapshot_free(&before);
+        trial_free(&clean);
+        trial_free(&t);
+    }
+}
+
+/* Finite values may have a variance that no float holds, and it says so whether or not the running
+ * values are to take it. */
+static void a_variance_beyond_float_is_not_finite(void **state) {
+    (void)state;
+    for (int tracked = 0; tracked < 2; tracked++) {
+        for (int keep = 0; keep < 2; keep++) {
+            bn_options options = bn_options_default();
+            options.track_running = tracked;
+            trial t = trial_new(D, &options, (bn_batch){.n = N, .keep_running = keep});
+            snapshot before = snapshot_take(&t.layer);
+            t.x[0] = FLT_MAX;
+            t.x[D] = -FLT_MAX;
+            assert_status(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y),
+                          BN_STATUS_NOT_FINITE);
+            if (tracked) {
+                assert_same_bits(t.layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], D);
+                assert_same_bits(t.layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], D);
+            } else {
+                assert_status(bn_layer_infer(&t.layer, N, t.x, t.y), BN_STATUS_NOT_FINITE);
+            }
+            assert_int_equal(t.layer.num_batches_tracked, 0);
+            snapshot_free(&before);
+            trial_free(&t);
+        }
+    }
+}
+
+static void inference_by_a_batch_that_is_not_finite_says_so(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    trial clean = trial_new(D, &options, (bn_batch){.n = N});
+    trial t = trial_new(D, &options, (bn_batch){.n = N});
+    t.x[1] = NAN;
+    snapshot before = snapshot_take(&t.layer);
+    assert_ok(bn_layer_infer(&clean.layer, N, clean.x, clean.y));
+    assert_status(bn_layer_infer(&t.layer, N, t.x, t.y), BN_STATUS_NOT_FINITE);
+    snapshot_check(&before, &t.layer);
+    check_other_columns(t.y, clean.y, 1);
+    snapshot_free(&before);
+    trial_free(&clean);
+    trial_free(&t);
+}
+
+/* With constant statistics a NaN is that element's own matter. */
+static void constant_statistics_keep_a_nan_where_it_is(void **state) {
+    (void)state;
+    const bn_options options = with_relu();
+    trial clean = trial_new(D, &options, (bn_batch){.n = N});
+    trial t = trial_new(D, &options, (bn_batch){.n = N});
+    t.x[7] = NAN;
+    clean.layer.frozen = t.layer.frozen = true;
+    for (int call = 0; call < 2; call++) {
+        if (call == 0) {
+            assert_ok(bn_layer_infer(&clean.layer, N, clean.x, clean.y));
+            assert_ok(bn_layer_infer(&t.layer, N, t.x, t.y));
+        } else {
+            assert_ok(bn_layer_forward(&clean.layer, N, clean.x, clean.y));
+            assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+        }
+        assert_true(isnan(t.y[7]));
+        t.y[7] = clean.y[7];
+        assert_same_bits(t.y, clean.y, t.y_count);
+    }
+    trial_free(&clean);
+    trial_free(&t);
+}
+
+static void gradients_that_are_not_finite_are_kept_out(void **state) {
+    (void)state;
+    enum { BAD = 3 };
+    static const float bad[] = {NAN, INFINITY, FLT_MAX};
+    for (size_t k = 0; k < COUNT_OF(bad); k++) {
+        trial clean = small(), t = small();
+        trial_run(&clean);
+        trial_run(&t);
+        snapshot before = snapshot_take(&t.layer);
+        t.dy[BAD] = t.dy[D + BAD] = bad[k]; /* two of FLT_MAX are beyond float */
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            t.batch.accumulate_grads = accumulate;
+            fill_pattern(t.dx, t.x_count * sizeof(float));
+            assert_status(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, t.dx),
+                          BN_STATUS_NOT_FINITE);
+            snapshot_check(&before, &t.layer);
+            check_other_columns(t.dx, clean.dx, BAD);
+        }
+        snapshot_free(&before);
+        trial_free(&clean);
+        trial_free(&t);
+    }
+}
+
+/* Both summands are finite, their sum is not. */
+static void accumulated_gradients_stay_within_float(void **state) {
+    (void)state;
+    trial t = small();
+    trial_run(&t);
+    for (size_t i = 0; i < N; i++) {
+        t.dy[i * D + 1] = FLT_MAX / (2 * N);
+    }
+    for (size_t d = 0; d < D; d++) {
+        t.layer.dbeta[d] = FLT_MAX;
+    }
+    snapshot before = snapshot_take(&t.layer);
+    t.batch.accumulate_grads = true;
+    assert_status(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, t.dx),
+                  BN_STATUS_NOT_FINITE);
+    snapshot_check(&before, &t.layer);
+    t.batch.accumulate_grads = false;
+    assert_ok(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, t.dx));
+    snapshot_free(&before);
+    trial_free(&t);
+}
+
+/* Whatever x is where the weight is 0: the statistics are those of the others. */
+static void a_masked_sample_may_be_nan(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {
+        {10, 5, 1}, {10, 5, 6}, {3, 2, 600}, {300, 3, 1}, {9, 70, 3}};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        const bn_batch batch = {.n = shapes[k][0], .spatial = shapes[k][2]};
+        const size_t row = shapes[k][1] * shapes[k][2];
+        trial clean = trial_new(shapes[k][1], NULL, batch),
+              t = trial_new(shapes[k][1], NULL, batch);
+        trial_add_weights(&clean);
+        trial_add_weights(&t);
+        assert_true(t.sample_weight[1] == 0);
+        for (size_t j = 0; j < row; j++) {
+            t.x[row + j] = j % 2 ? NAN : INFINITY;
+        }
+        assert_ok(bn_layer_forward_batch(&clean.layer, &clean.batch, clean.x, clean.y));
+        assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+        assert_same_bits(t.y, clean.y, row);
+        assert_same_bits(t.y + 2 * row, clean.y + 2 * row, t.y_count - 2 * row);
+        memcpy(t.y, clean.y, t.y_count * sizeof(float)); /* the masked row alone was another */
+        trial_check_same(&t, &clean);
+        trial_free(&clean);
+        trial_free(&t);
+    }
+}
+
+/* ---- Buffers that are the same --------------------------------------------------------------- */
+
+typedef struct sharing {
+    bool y_is_x, dx_is_dy, dx_is_x;
+} sharing;
+
+/* A run whose outputs are inputs, as that of buffers apart. x is put back between forward and
+ * backward where y took its place. */
+static void check_sharing(bn_batch batch, const bn_options *options, sharing share) {
+    trial apart = trial_new(D, options, batch), t = trial_new(D, options, batch);
+    trial_run(&apart);
+
+    float *y = share.y_is_x ? t.x : t.y;
+    float *dx = share.dx_is_dy ? t.dy : share.dx_is_x ? t.x : t.dx;
+    assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, y));
+    if (share.y_is_x) {
+        memcpy(t.y, t.x, t.y_count * sizeof(float));
+        memcpy(t.x, apart.x, t.x_count * sizeof(float));
+    }
+    assert_ok(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, dx));
+    if (dx != t.dx) {
+        memcpy(t.dx, dx, t.x_count * sizeof(float));
+    }
+
+    /* Between rows an input's buffer holds other values than an output's. */
+    const size_t row = D * ref_spatial(&batch), stride = ref_x_stride(&batch, D);
+    for (size_t i = 0; i < batch.n; i++) {
+        assert_same_bits(&t.y[i * stride], &apart.y[i * stride], row);
+        assert_same_bits(&t.dx[i * stride], &apart.dx[i * stride], row);
+    }
+    memcpy(t.y, apart.y, t.y_count * sizeof(float));
+    memcpy(t.dx, apart.dx, t.x_count * sizeof(float));
+    trial_check_same(&t, &apart);
+    trial_free(&apart);
+    trial_free(&t);
+}
+
+static void outputs_may_be_inputs(void **state) {
+    (void)state;
+    static const sharing shares[] = {{.y_is_x = true},
+                                     {.dx_is_dy = true},
+                                     {.dx_is_x = true},
+                                     {.y_is_x = true, .dx_is_dy = true},
+                                     {.y_is_x = true, .dx_is_x = true}};
+    static const bn_batch batches[] = {
+        {.n = 37},
+        {.n = 600},
+        {.n = 11, .x_stride = 8, .y_stride = 8},
+        {.n = 7, .spatial = 9},
+        {.n = 3, .spatial = 300},
+        {.n = 3, .spatial = 300, .x_stride = 1507, .y_stride = 1507}};
+    const bn_options relu = with_relu();
+    for (size_t k = 0; k < COUNT_OF(shares); k++) {
+        for (size_t m = 0; m < COUNT_OF(batches); m++) {
+            check_sharing(batches[m], NULL, shares[k]);
+            check_sharing(batches[m], &relu, shares[k]);
+        }
+    }
+}
+
+static void inputs_may_be_the_same(void **state) {
+    (void)state;
+    trial apart = small(), t = small();
+    memcpy(apart.dy, apart.x, apart.x_count * sizeof(float));
+    trial_run(&apart);
+    assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+    assert_ok(bn_layer_backward(&t.layer, N, t.x, t.x, t.dx));
+    trial_check_same(&t, &apart);
+    trial_free(&apart);
+    trial_free(&t);
+}
+
+/* ---- Gradients and running values on demand -------------------------------------------------- */
+
+static void backward_twice_is_backward_once(void **state) {
+    (void)state;
+    trial once = small(), t = small();
+    trial_run(&once);
+    trial_run(&t);
+    assert_ok(bn_layer_backward(&t.layer, N, t.x, t.dy, t.dx));
+    trial_check_same(&t, &once);
+    trial_free(&once);
+    trial_free(&t);
+}
+
+/* sum = old + gradient, each of which is rounded to float at most once more than here. */
+static void check_sum(const float *sum, float old, const float *gradient) {
+    for (size_t d = 0; d < D; d++) {
+        double want = (double)old + (double)gradient[d];
+        double scale = fmax(fabs((double)old), fmax(fabs((double)gradient[d]), fabs(want)));
+        assert_within(ref_units((double)sum[d], want, scale), 2);
+    }
+}
+
+static void accumulated_gradients_add_up(void **state) {
+    (void)state;
+    static const float olds[] = {0, 1, -100, 1e-6f};
+    for (size_t k = 0; k < COUNT_OF(olds); k++) {
+        trial plain = small(), t = small();
+        trial_run(&plain);
+        assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+        for (size_t d = 0; d < D; d++) {
+            t.layer.dgamma[d] = t.layer.dbeta[d] = olds[k];
+        }
+        t.batch.accumulate_grads = true;
+        assert_ok(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, t.dx));
+        check_sum(t.layer.dgamma, olds[k], plain.layer.dgamma);
+        check_sum(t.layer.dbeta, olds[k], plain.layer.dbeta);
+        assert_same_bits(t.dx, plain.dx, t.x_count);
+        trial_free(&plain);
+        trial_free(&t);
+    }
+}
+
+static void keep_running_keeps_the_running_values(void **state) {
+    (void)state;
+    trial plain = small(), t = small();
+    snapshot before = snapshot_take(&t.layer);
+    trial_run(&plain);
+    t.batch.keep_running = true;
+    trial_run(&t);
+    assert_same_bits(t.layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], D);
+    assert_same_bits(t.layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], D);
+    assert_int_equal(t.layer.num_batches_tracked, 0);
+    t.batch.keep_running = false; /* all else was as without it */
+    assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+    trial_check_same(&t, &plain);
+    snapshot_free(&before);
+    trial_free(&plain);
+    trial_free(&t);
+}
+
+/* ---- The same bits --------------------------------------------------------------------------- */
+
+typedef struct reader {
+    const trial *shared;
+    float *y;
+    bn_status status;
+} reader;
+
+static void *read_shared(void *argument) {
+    reader *r = argument;
+    for (int k = 0; k < 20 && r->status == BN_STATUS_OK; k++) {
+        memset(r->y, 0, r->shared->y_count * sizeof(float));
+        r->status = bn_layer_infer_batch(&r->shared->layer, &r->shared->batch, r->shared->x, r->y);
+    }
+    return NULL;
+}
+
+static void check_readers(const bn_options *options, bn_batch batch) {
+    enum { READERS = 4 };
+    trial t = trial_new(9, options, batch);
+    pthread_t threads[READERS];
+    reader readers[READERS];
+    assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
+    for (size_t k = 0; k < READERS; k++) {
+        readers[k] = (reader){&t, ref_floats(t.y_count), BN_STATUS_OK};
+        assert_int_equal(pthread_create(&threads[k], NULL, read_shared, &readers[k]), 0);
+    }
+    for (size_t k = 0; k < READERS; k++) {
+        assert_int_equal(pthread_join(threads[k], NULL), 0);
+        assert_ok(readers[k].status);
+        assert_same_bits(readers[k].y, t.y, t.y_count);
+        free(readers[k].y);
+    }
+    trial_free(&t);
+}
+
+static void threads_may_infer_at_once(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    for (int tracked = 0; tracked < 2; tracked++) {
+        options.track_running = tracked;
+        check_readers(&options, (bn_batch){.n = 500});
+        check_readers(&options, (bn_batch){.n = 8, .spatial = 40});
+        check_readers(&options, (bn_batch){.n = 3, .spatial = 500});
+    }
+}
+
+/* Large enough that the work is cut into several tasks, in each of the ways that it can be. */
+static const size_t large[][3] = {{3000, 70, 1},  {60000, 3, 1}, {70, 1100, 2},
+                                  {130, 1, 1100}, {3, 40, 1700}, {1100, 10, 20}};
+
+static void the_number_of_threads_does_not_matter(void **state) {
+    (void)state;
+    static const int threads[] = {2, 3, 7, 0};
+    for (size_t k = 0; k < COUNT_OF(large); k++) {
+        bn_options options = bn_options_default();
+        const bn_batch batch = {.n = large[k][0], .spatial = large[k][2]};
+        options.num_threads = 1;
+        trial one = trial_new(large[k][1], &options, batch);
+        trial_run(&one);
+        float *inferred = ref_floats(one.y_count);
+        assert_ok(bn_layer_infer_batch(&one.layer, &batch, one.x, inferred));
+        for (size_t m = 0; m < COUNT_OF(threads); m++) {
+            options.num_threads = threads[m];
+            trial t = trial_new(large[k][1], &options, batch);
+            trial_run(&t);
+            trial_check_same(&t, &one);
+            assert_ok(bn_layer_infer_batch(&t.layer, &batch, t.x, t.y));
+            assert_same_bits(t.y, inferred, t.y_count);
+            trial_free(&t);
+        }
+        free(inferred);
+        trial_free(&one);
+    }
+}
+
+/* How t's buffers are reached from somewhere else: its data at these bytes behind a cache line. */
+typedef struct shifted {
+    unsigned char *memory;
+    void *data;
+} shifted;
+
+static shifted shift_to(const float *values, size_t count, size_t offset) {
+    shifted s = {.memory = malloc(count * sizeof(float) + 2 * 64)};
+    assert_non_null(s.memory);
+    s.data = s.memory + (64 - (uintptr_t)s.memory % 64) + offset;
+    memcpy(s.data, values, count * sizeof(float));
+    return s;
+}
+
+static void shift_back(shifted *s, float *values, size_t count) {
+    memcpy(values, s->data, count * sizeof(float));
+    free(s->memory);
+}
+
+/* x, y, dy and dx lie at offsets that differ, so that no two are alike modulo 64. Pointers that are
+ * no float's are only ever void's. */
+static void check_alignment(const trial *want, size_t offset, size_t step) {
+    trial t = trial_new(want->layer.num_features, &want->layer.options, want->batch);
+    shifted x = shift_to(t.x, t.x_count, offset % 64);
+    shifted y = shift_to(t.y, t.y_count, (offset + step) % 64);
+    shifted dy = shift_to(t.dy, t.y_count, (offset + 2 * step) % 64);
+    shifted dx = shift_to(t.dx, t.x_count, (offset + 5 * step) % 64);
+    assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, x.data, y.data));
+    assert_ok(bn_layer_backward_batch(&t.layer, &t.batch, x.data, dy.data, dx.data));
+    shift_back(&x, t.x, t.x_count);
+    shift_back(&y, t.y, t.y_count);
+    shift_back(&dy, t.dy, t.y_count);
+    shift_back(&dx, t.dx, t.x_count);
+    trial_check_same(&t, want);
+    trial_free(&t);
+}
+
+static void alignment_does_not_matter(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{20, 33, 1}, {40, 3, 1}, {3, 5, 27}, {2, 3, 300}};
+    static const size_t odd[] = {1, 2, 3, 31, 62, 63};
+    const bn_options relu = with_relu();
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        trial want = trial_new(shapes[k][1], k % 2 ? &relu : NULL,
+                               (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
+        trial_run(&want);
+        for (size_t offset = 0; offset < 64; offset += sizeof(float)) {
+            check_alignment(&want, offset, 0);
+            check_alignment(&want, offset, 12);
+        }
+        for (size_t m = 0; m < COUNT_OF(odd); m++) {
+            check_alignment(&want, odd[m], 0);
+            check_alignment(&want, odd[m], 7);
+        }
+        trial_free(&want);
+    }
+}
+
+/* A layer that has seen other shapes, a NaN and inference, its state then set to a new layer's. */
+static void what_ran_before_does_not_matter(void **state) {
+    (void)state;
+    enum { FEATURES = 19 };
+    trial fresh = trial_new(FEATURES, NULL, (bn_batch){.n = 23});
+    trial t = trial_new(FEATURES, NULL, (bn_batch){.n = 23});
+    trial other = trial_new(FEATURES, NULL, (bn_batch){.n = 9, .spatial = 310, .x_stride = 6000});
+    trial_add_residual(&other);
+    snapshot at_first = snapshot_take(&t.layer);
+
+    assert_ok(bn_layer_forward_batch(&t.layer, &other.batch, other.x, other.y));
+    assert_ok(bn_layer_backward_batch(&t.layer, &other.batch, other.x, other.dy, other.dx));
+    assert_ok(bn_layer_infer_batch(&t.layer, &other.batch, other.x, other.y));
+    other.x[0] = NAN;
+    assert_status(bn_layer_forward_batch(&t.layer, &other.batch, other.x, other.y),
+                  BN_STATUS_NOT_FINITE);
+    memcpy(t.layer.running_mean, at_first.arrays[SNAPSHOT_RUNNING_MEAN], FEATURES * sizeof(float));
+    memcpy(t.layer.running_var, at_first.arrays[SNAPSHOT_RUNNING_VAR], FEATURES * sizeof(float));
+    t.layer.num_batches_tracked = 0;
+
+    trial_run(&fresh);
+    trial_run(&t);
+    trial_check_same(&t, &fresh);
+    snapshot_free(&at_first);
+    trial_free(&fresh);
+    trial_free(&other);
+    trial_free(&t);
+}
+
+/* ---- The life of a layer --------------------------------------------------------------------- */
+
+/* t with its layer replaced by one in the caller's memory, of the same parameters. */
+static void replace_layer(trial *t, void *memory, size_t bytes) {
+    bn_layer layer;
+    ref_random random = {1};
+    assert_ok(bn_layer_init_in(&layer, t->layer.num_features, &t->layer.options, memory, bytes));
+    ref_fill_layer(&random, &layer);
+    bn_layer_free(&t->layer);
+    t->layer = layer;
+}
+
+static void a_layer_lives_in_memory_of_any_alignment(void **state) {
+    (void)state;
+    enum { GUARD = 128 };
+    const size_t bytes = bn_layer_bytes(D, NULL);
+    assert_true(bytes > 0);
+    unsigned char *memory = malloc(GUARD + 64 + bytes + GUARD);
+    assert_non_null(memory);
+    unsigned char *line = memory + GUARD - (uintptr_t)memory % 64;
+    trial want = small();
+    trial_run(&want);
+    for (size_t offset = 0; offset < 64; offset++) {
+        trial t = small();
+        fill_pattern(memory, GUARD + 64 + bytes + GUARD);
+        replace_layer(&t, line + offset, bytes);
+        trial_run(&t);
+        trial_check_same(&t, &want);
+        bn_layer_free(&t.layer);
+        unsigned char *end = line + offset + bytes;
+        assert_pattern(memory, (size_t)(line + offset - memory));
+        assert_pattern(end, (size_t)(memory + GUARD + 64 + bytes + GUARD - end));
+        trial_free(&t);
+    }
+    trial_free(&want);
+    free(memory);
+}
+
+static void a_layer_may_be_moved(void **state) {
+    (void)state;
+    trial want = small(), t = small();
+    trial_run(&want);
+    assert_ok(bn_layer_forward(&t.layer, N, t.x, t.y));
+    bn_layer moved;
+    memcpy(&moved, &t.layer, sizeof moved);
+    fill_pattern(&t.layer, sizeof t.layer);
+    assert_ok(bn_layer_backward(&moved, N, t.x, t.dy, t.dx));
+    memcpy(&t.layer, &moved, sizeof moved);
+    trial_check_same(&t, &want);
+    trial_free(&want);
+    trial_free(&t);
+}
+
+static void free_may_be_called_at_any_time(void **state) {
+    (void)state;
+    bn_layer layer;
+    bn_moments moments;
+    const unsigned char zeros[sizeof(bn_layer)] = {0};
+    bn_layer_free(NULL);
+    bn_moments_free(NULL);
+    memset(&layer, 0, sizeof layer);
+    memset(&moments, 0, sizeof moments);
+    bn_layer_free(&layer);
+    bn_moments_free(&moments);
+    assert_ok(bn_layer_init(&layer, D, NULL));
+    assert_ok(bn_moments_init(&moments, D));
+    for (int time = 0; time < 2; time++) {
+        bn_layer_free(&layer);
+        bn_moments_free(&moments);
+        assert_memory_equal(&layer, zeros, sizeof layer);
+        assert_memory_equal(&moments, zeros, sizeof moments);
+    }
+    assert_ok(bn_layer_init(&layer, D, NULL)); /* and it may live again */
+    bn_layer_free(&layer);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_empty_forward_changes_nothing),
+        cmocka_unit_test(an_empty_backward_zeroes_the_gradients_alone),
+        cmocka_unit_test(an_empty_batch_adds_nothing),
+        cmocka_unit_test(an_empty_batch_leaves_the_forward_before_it),
+        cmocka_unit_test(a_layer_may_begin_with_an_empty_batch),
+        cmocka_unit_test(what_is_not_finite_stays_out_of_the_running_values),
+        cmocka_unit_test(a_variance_beyond_float_is_not_finite),
+        cmocka_unit_test(inference_by_a_batch_that_is_not_finite_says_so),
+        cmocka_unit_test(constant_statistics_keep_a_nan_where_it_is),
+        cmocka_unit_test(gradients_that_are_not_finite_are_kept_out),
+        cmocka_unit_test(accumulated_gradients_stay_within_float),
+        cmocka_unit_test(a_masked_sample_may_be_nan),
+        cmocka_unit_test(outputs_may_be_inputs),
+        cmocka_unit_test(inputs_may_be_the_same),
+        cmocka_unit_test(backward_twice_is_backward_once),
+        cmocka_unit_test(accumulated_gradients_add_up),
+        cmocka_unit_test(keep_running_keeps_the_running_values),
+        cmocka_unit_test(threads_may_infer_at_once),
+        cmocka_unit_test(the_number_of_threads_does_not_matter),
+        cmocka_unit_test(alignment_does_not_matter),
+        cmocka_unit_test(what_ran_before_does_not_matter),
+        cmocka_unit_test(a_layer_lives_in_memory_of_any_alignment),
+        cmocka_unit_test(a_layer_may_be_moved),
+        cmocka_unit_test(free_may_be_called_at_any_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

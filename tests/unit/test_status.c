@@ -1,0 +1,826 @@
+/*
+ * Every status that bn_layer.h names comes where it says, and then nothing has changed: not the
+ * layer, not the moments, not a byte of any buffer.
+ */
+#include "support.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- The scene ------------------------------------------------------------------------------- */
+
+enum { N = 4, D = 3, SIZE = N * D };
+
+/* A layer that has seen a training forward of N x D, and moments that have seen data. All buffers
+ * are in one pool with room around each, so that one comparison sees a write anywhere, and a
+ * pointer may be a few elements off and still inside. */
+enum { X, Y, DY, DX, RESIDUAL, DRESIDUAL, WEIGHTS, BUFFERS, ROOM = 16 * SIZE };
+
+typedef struct scene {
+    bn_layer layer;
+    bn_moments moments;
+    float pool[BUFFERS * ROOM];
+} scene;
+
+static scene now;
+
+#define BUFFER(which) (&now.pool[(which)*ROOM + ROOM / 2])
+static float *const x = BUFFER(X);
+static float *const y = BUFFER(Y);
+static float *const dy = BUFFER(DY);
+static float *const dx = BUFFER(DX);
+static float *const residual = BUFFER(RESIDUAL);
+static float *const dresidual = BUFFER(DRESIDUAL);
+static float *const weights = BUFFER(WEIGHTS);
+
+static void set_up_with(const bn_options *options) {
+    ref_random random = {1};
+    assert_ok(bn_layer_init(&now.layer, D, options));
+    assert_ok(bn_moments_init(&now.moments, D));
+    ref_fill_layer(&random, &now.layer);
+    ref_fill_uniform(&random, now.pool, COUNT_OF(now.pool), 0.5, 1.5);
+    assert_ok(bn_layer_forward(&now.layer, N, x, y));
+    assert_ok(bn_layer_backward(&now.layer, N, x, dy, dx));
+    assert_ok(bn_moments_add(&now.moments, &(bn_batch){.n = N}, x));
+}
+
+static int set_up(void **state) {
+    (void)state;
+    set_up_with(NULL);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    bn_layer_free(&now.layer);
+    bn_moments_free(&now.moments);
+    return 0;
+}
+
+/* For the tests that need another layer. */
+static void set_up_again(const bn_options *options) {
+    tear_down(NULL);
+    set_up_with(options);
+}
+
+/* What must be found again after a refused call. */
+typedef struct evidence {
+    snapshot layer;
+    bn_moments moments;
+    double mean[D], m2[D];
+    float pool[BUFFERS * ROOM];
+} evidence;
+
+static void take_evidence(evidence *before) {
+    before->layer = snapshot_take(&now.layer);
+    before->moments = now.moments;
+    if (now.moments.mean) {
+        memcpy(before->mean, now.moments.mean, sizeof before->mean);
+        memcpy(before->m2, now.moments.m2, sizeof before->m2);
+    }
+    memcpy(before->pool, now.pool, sizeof before->pool);
+}
+
+static void check_evidence(evidence *before) {
+    snapshot_check(&before->layer, &now.layer);
+    snapshot_free(&before->layer);
+    assert_memory_equal(&before->moments, &now.moments, sizeof now.moments);
+    if (now.moments.mean) {
+        assert_memory_equal(before->mean, now.moments.mean, sizeof before->mean);
+        assert_memory_equal(before->m2, now.moments.m2, sizeof before->m2);
+    }
+    assert_memory_equal(before->pool, now.pool, sizeof before->pool);
+}
+
+/* The call returns this status and has changed nothing. */
+#define refused(status, call)                                                                      \
+    do {                                                                                           \
+        evidence before;                                                                           \
+        take_evidence(&before);                                                                    \
+        assert_status(call, BN_STATUS_##status);                                                   \
+        check_evidence(&before);                                                                   \
+    } while (0)
+
+/* The calls on a batch with the scene's own buffers. */
+static bn_status forward(bn_batch batch) {
+    return bn_layer_forward_batch(&now.layer, &batch, x, y);
+}
+
+static bn_status infer(bn_batch batch) {
+    return bn_layer_infer_batch(&now.layer, &batch, x, y);
+}
+
+static bn_status backward(bn_batch batch) {
+    return bn_layer_backward_batch(&now.layer, &batch, x, dy, dx);
+}
+
+static bn_status add(bn_batch batch) {
+    return bn_moments_add(&now.moments, &batch, x);
+}
+
+/* Refused by all that take a whole batch. */
+#define batch_refused(status, ...)                                                                 \
+    do {                                                                                           \
+        refused(status, forward((bn_batch){__VA_ARGS__}));                                         \
+        refused(status, infer((bn_batch){__VA_ARGS__}));                                           \
+        refused(status, backward((bn_batch){__VA_ARGS__}));                                        \
+        refused(status, add((bn_batch){__VA_ARGS__}));                                             \
+    } while (0)
+
+/* ---- Init ------------------------------------------------------------------------------------ */
+
+/* bn_layer_bytes knows what init knows, and init touches nothing. */
+static void init_refused(bn_status status, size_t features, const bn_options *options) {
+    bn_layer layer;
+    char memory[4096];
+    fill_pattern(&layer, sizeof layer);
+    fill_pattern(memory, sizeof memory);
+    assert_status(bn_layer_init(&layer, features, options), status);
+    assert_status(bn_layer_init_in(&layer, features, options, memory, sizeof memory), status);
+    assert_int_equal(bn_layer_bytes(features, options), 0);
+    assert_pattern(&layer, sizeof layer);
+    assert_pattern(memory, sizeof memory);
+}
+
+static void init_refuses_bad_options(void **state) {
+    (void)state;
+    const bn_options good = bn_options_default();
+    static const float eps[] = {0, -0.0f, -1e-5f, NAN, INFINITY, -INFINITY};
+    static const float momentum[] = {-0.1f, 1.1f, -2, 2, -1.0001f, NAN, INFINITY, -INFINITY};
+    static const float initial[] = {NAN, INFINITY, -INFINITY};
+    static const int threads[] = {-1, -100, INT32_MIN};
+    static const int activation[] = {-1, BN_ACTIVATION_RELU + 1, 1000};
+    for (size_t k = 0; k < COUNT_OF(eps); k++) {
+        bn_options options = good;
+        options.eps = eps[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(momentum); k++) {
+        bn_options options = good;
+        options.momentum = momentum[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(initial); k++) {
+        bn_options options = good;
+        options.gamma_init = initial[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+        options = good;
+        options.beta_init = initial[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(threads); k++) {
+        bn_options options = good;
+        options.num_threads = threads[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(activation); k++) {
+        bn_options options = good;
+        options.activation = (bn_activation)activation[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+}
+
+static void init_refuses_impossible_numbers_of_features(void **state) {
+    (void)state;
+    static const size_t features[] = {
+        0,           SIZE_MAX,       SIZE_MAX - 1, SIZE_MAX / 2 + 1, SIZE_MAX / 4, SIZE_MAX / 8,
+        PTRDIFF_MAX, PTRDIFF_MAX / 4};
+    for (size_t k = 0; k < COUNT_OF(features); k++) {
+        init_refused(BN_STATUS_BAD_SHAPE, features[k], NULL);
+        bn_moments moments;
+        fill_pattern(&moments, sizeof moments);
+        assert_status(bn_moments_init(&moments, features[k]), BN_STATUS_BAD_SHAPE);
+        assert_pattern(&moments, sizeof moments);
+    }
+}
+
+static void init_refuses_null(void **state) {
+    (void)state;
+    char memory[64];
+    bn_layer layer;
+    fill_pattern(&layer, sizeof layer);
+    assert_status(bn_layer_init(NULL, D, NULL), BN_STATUS_NULL_POINTER);
+    assert_status(bn_layer_init_in(NULL, D, NULL, memory, sizeof memory), BN_STATUS_NULL_POINTER);
+    assert_status(bn_layer_init_in(&layer, D, NULL, NULL, SIZE_MAX / 2), BN_STATUS_NULL_POINTER);
+    assert_status(bn_moments_init(NULL, D), BN_STATUS_NULL_POINTER);
+    assert_pattern(&layer, sizeof layer);
+}
+
+static void init_in_refuses_too_little_memory(void **state) {
+    (void)state;
+    const size_t bytes = bn_layer_bytes(D, NULL);
+    char *memory = malloc(bytes);
+    bn_layer layer;
+    assert_non_null(memory);
+    fill_pattern(&layer, sizeof layer);
+    fill_pattern(memory, bytes);
+    const size_t too_few[] = {0, 1, bytes / 2, bytes - 1};
+    for (size_t k = 0; k < COUNT_OF(too_few); k++) {
+        assert_status(bn_layer_init_in(&layer, D, NULL, memory, too_few[k]),
+                      BN_STATUS_OUT_OF_MEMORY);
+    }
+    assert_pattern(&layer, sizeof layer);
+    assert_pattern(memory, bytes);
+    assert_ok(bn_layer_init_in(&layer, D, NULL, memory, bytes));
+    bn_layer_free(&layer);
+    free(memory);
+}
+
+/* ---- Pointers -------------------------------------------------------------------------------- */
+
+static void null_pointers_are_refused(void **state) {
+    (void)state;
+    bn_layer *layer = &now.layer;
+    bn_moments *moments = &now.moments;
+    const bn_batch batch = {.n = N};
+    refused(NULL_POINTER, bn_layer_forward(NULL, N, x, y));
+    refused(NULL_POINTER, bn_layer_forward(layer, N, NULL, y));
+    refused(NULL_POINTER, bn_layer_forward(layer, N, x, NULL));
+    refused(NULL_POINTER, bn_layer_infer(NULL, N, x, y));
+    refused(NULL_POINTER, bn_layer_infer(layer, N, NULL, y));
+    refused(NULL_POINTER, bn_layer_infer(layer, N, x, NULL));
+    refused(NULL_POINTER, bn_layer_backward(NULL, N, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward(layer, N, NULL, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward(layer, N, x, NULL, dx));
+    refused(NULL_POINTER, bn_layer_backward(layer, N, x, dy, NULL));
+
+    refused(NULL_POINTER, bn_layer_forward_batch(NULL, &batch, x, y));
+    refused(NULL_POINTER, bn_layer_forward_batch(layer, NULL, x, y));
+    refused(NULL_POINTER, bn_layer_forward_batch(layer, &batch, NULL, y));
+    refused(NULL_POINTER, bn_layer_forward_batch(layer, &batch, x, NULL));
+    refused(NULL_POINTER, bn_layer_infer_batch(NULL, &batch, x, y));
+    refused(NULL_POINTER, bn_layer_infer_batch(layer, NULL, x, y));
+    refused(NULL_POINTER, bn_layer_infer_batch(layer, &batch, NULL, y));
+    refused(NULL_POINTER, bn_layer_infer_batch(layer, &batch, x, NULL));
+    refused(NULL_POINTER, bn_layer_backward_batch(NULL, &batch, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_batch(layer, NULL, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_batch(layer, &batch, NULL, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_batch(layer, &batch, x, NULL, dx));
+    refused(NULL_POINTER, bn_layer_backward_batch(layer, &batch, x, dy, NULL));
+
+    refused(NULL_POINTER, bn_layer_affine(NULL, x, y));
+    refused(NULL_POINTER, bn_layer_affine(layer, NULL, y));
+    refused(NULL_POINTER, bn_layer_affine(layer, x, NULL));
+    refused(NULL_POINTER, bn_layer_fold(NULL, 1, x, y));
+    refused(NULL_POINTER, bn_layer_fold(layer, 1, NULL, y));
+    refused(NULL_POINTER, bn_layer_fold(layer, 1, x, NULL));
+    refused(NULL_POINTER, bn_layer_fold(layer, 0, NULL, NULL));
+
+    refused(NULL_POINTER, bn_moments_add(NULL, &batch, x));
+    refused(NULL_POINTER, bn_moments_add(moments, NULL, x));
+    refused(NULL_POINTER, bn_moments_add(moments, &batch, NULL));
+    refused(NULL_POINTER, bn_moments_merge(NULL, moments));
+    refused(NULL_POINTER, bn_moments_merge(moments, NULL));
+    refused(NULL_POINTER, bn_layer_set_running(NULL, moments));
+    refused(NULL_POINTER, bn_layer_set_running(layer, NULL));
+
+    refused(NULL_POINTER, bn_layer_set_comm(NULL, (bn_comm){0}));
+    refused(NULL_POINTER, bn_layer_save_safetensors(NULL, "path", "name"));
+    refused(NULL_POINTER, bn_layer_save_safetensors(layer, NULL, "name"));
+    refused(NULL_POINTER, bn_layer_save_safetensors(layer, "path", NULL));
+    refused(NULL_POINTER, bn_layer_load_safetensors(NULL, "path", "name"));
+    refused(NULL_POINTER, bn_layer_load_safetensors(layer, NULL, "name"));
+    refused(NULL_POINTER, bn_layer_load_safetensors(layer, "path", NULL));
+}
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+static void bad_eps_is_refused(void **state) {
+    (void)state;
+    static const float eps[] = {0, -1e-5f, NAN, INFINITY};
+    for (size_t k = 0; k < COUNT_OF(eps); k++) {
+        now.layer.options.eps = eps[k];
+        refused(BAD_OPTION, bn_layer_forward(&now.layer, N, x, y));
+        refused(BAD_OPTION, bn_layer_infer(&now.layer, N, x, y));
+        refused(BAD_OPTION, bn_layer_backward(&now.layer, N, x, dy, dx));
+        refused(BAD_OPTION, bn_layer_affine(&now.layer, x, y));
+        refused(BAD_OPTION, bn_layer_fold(&now.layer, 1, x, y));
+    }
+}
+
+/* By what takes part in running values, and by nothing else. */
+static void bad_momentum_is_refused_by_forward(void **state) {
+    (void)state;
+    static const float momentum[] = {-0.1f, 1.1f, -2, NAN, INFINITY};
+    for (size_t k = 0; k < COUNT_OF(momentum); k++) {
+        now.layer.options.momentum = momentum[k];
+        refused(BAD_OPTION, bn_layer_forward(&now.layer, N, x, y));
+        assert_ok(bn_layer_infer(&now.layer, N, x, y));
+        assert_ok(bn_layer_backward(&now.layer, N, x, dy, dx));
+        assert_ok(bn_layer_affine(&now.layer, dx, y));
+        assert_ok(bn_layer_fold(&now.layer, 1, dx, y));
+    }
+}
+
+static void dtypes_that_are_not_here_are_refused(void **state) {
+    (void)state;
+    batch_refused(UNSUPPORTED, .n = N, .dtype = BN_DTYPE_BF16);
+    batch_refused(UNSUPPORTED, .n = N, .dtype = BN_DTYPE_F16);
+    batch_refused(BAD_OPTION, .n = N, .dtype = (bn_dtype)(BN_DTYPE_F16 + 1));
+    batch_refused(BAD_OPTION, .n = N, .dtype = (bn_dtype)-1);
+}
+
+static void bad_weights_are_refused(void **state) {
+    (void)state;
+    static const float bad[] = {-1, -FLT_MIN, NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < COUNT_OF(bad); k++) {
+        for (size_t i = 0; i < N; i++) {
+            const float good = weights[i];
+            weights[i] = bad[k];
+            batch_refused(BAD_OPTION, .n = N, .sample_weight = weights);
+            weights[i] = good;
+        }
+    }
+}
+
+static void dresidual_without_residual_is_refused(void **state) {
+    (void)state;
+    refused(BAD_OPTION, backward((bn_batch){.n = N, .dresidual = dresidual}));
+}
+
+/* ---- Shapes ---------------------------------------------------------------------------------- */
+
+/* The number of samples or positions decides, not the buffers, so that no memory is needed. Of the
+ * calls of backward those with the n and the spatial of the forward before can be told apart from
+ * BN_STATUS_BAD_STATE. */
+static void sizes_that_overflow_are_refused(void **state) {
+    (void)state;
+    static const size_t rows[] = {SIZE_MAX,
+                                  SIZE_MAX / D + 1,
+                                  SIZE_MAX / D,
+                                  SIZE_MAX / 4 / D + 1,
+                                  PTRDIFF_MAX / D + 1,
+                                  PTRDIFF_MAX / 4 / D + 1};
+    for (size_t k = 0; k < COUNT_OF(rows); k++) {
+        refused(BAD_SHAPE, bn_layer_forward(&now.layer, rows[k], x, y));
+        refused(BAD_SHAPE, bn_layer_infer(&now.layer, rows[k], x, y));
+        refused(BAD_SHAPE, forward((bn_batch){.n = rows[k]}));
+        refused(BAD_SHAPE, infer((bn_batch){.n = rows[k]}));
+        refused(BAD_SHAPE, add((bn_batch){.n = rows[k]}));
+        refused(BAD_SHAPE, bn_layer_fold(&now.layer, rows[k], x, y));
+    }
+    static const size_t spatial[] = {SIZE_MAX,
+                                     SIZE_MAX / D,
+                                     SIZE_MAX / D + 1,
+                                     SIZE_MAX / SIZE + 1,
+                                     PTRDIFF_MAX / SIZE + 1,
+                                     PTRDIFF_MAX / 4 / SIZE + 1};
+    for (size_t k = 0; k < COUNT_OF(spatial); k++) {
+        refused(BAD_SHAPE, forward((bn_batch){.n = N, .spatial = spatial[k]}));
+        refused(BAD_SHAPE, infer((bn_batch){.n = N, .spatial = spatial[k]}));
+        refused(BAD_SHAPE, add((bn_batch){.n = N, .spatial = spatial[k]}));
+    }
+    static const size_t strides[] = {SIZE_MAX, SIZE_MAX / N + 1, SIZE_MAX / 4 / N + 2,
+                                     PTRDIFF_MAX / N * 2, PTRDIFF_MAX / 4 / (N - 1) + 1};
+    for (size_t k = 0; k < COUNT_OF(strides); k++) {
+        batch_refused(BAD_SHAPE, .n = N, .x_stride = strides[k]);
+        refused(BAD_SHAPE, forward((bn_batch){.n = N, .y_stride = strides[k]}));
+        refused(BAD_SHAPE, infer((bn_batch){.n = N, .y_stride = strides[k]}));
+        refused(BAD_SHAPE, backward((bn_batch){.n = N, .y_stride = strides[k]}));
+    }
+}
+
+static void strides_shorter_than_a_row_are_refused(void **state) {
+    (void)state;
+    for (size_t stride = 1; stride < D; stride++) {
+        batch_refused(BAD_SHAPE, .n = N, .x_stride = stride);
+        refused(BAD_SHAPE, forward((bn_batch){.n = N, .y_stride = stride}));
+        refused(BAD_SHAPE, infer((bn_batch){.n = N, .y_stride = stride}));
+        refused(BAD_SHAPE, backward((bn_batch){.n = N, .y_stride = stride}));
+    }
+    assert_ok(forward((bn_batch){.n = N, .spatial = 4}));
+    batch_refused(BAD_SHAPE, .n = N, .spatial = 4, .x_stride = 4 * D - 1);
+    refused(BAD_SHAPE, backward((bn_batch){.n = N, .spatial = 4, .y_stride = 4 * D - 1}));
+}
+
+static void moments_of_other_features_are_refused(void **state) {
+    (void)state;
+    bn_moments other;
+    assert_ok(bn_moments_init(&other, D + 1));
+    refused(BAD_SHAPE, bn_moments_merge(&now.moments, &other));
+    refused(BAD_SHAPE, bn_moments_merge(&other, &now.moments));
+    refused(BAD_SHAPE, bn_layer_set_running(&now.layer, &other));
+    bn_moments_free(&other);
+}
+
+/* ---- Too few values -------------------------------------------------------------------------- */
+
+static void training_on_one_value_is_refused(void **state) {
+    (void)state;
+    refused(TOO_FEW_VALUES, bn_layer_forward(&now.layer, 1, x, y));
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = 1}));
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = 1, .spatial = 1}));
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = 1, .keep_running = true}));
+    assert_ok(forward((bn_batch){.n = 1, .spatial = 2}));
+    assert_ok(bn_layer_infer(&now.layer, 1, x, y));
+    now.layer.frozen = true;
+    assert_ok(bn_layer_forward(&now.layer, 1, x, y));
+    assert_ok(bn_layer_backward(&now.layer, 1, x, dy, dx));
+}
+
+/* W is what counts, not the samples. */
+static void training_on_too_little_weight_is_refused(void **state) {
+    (void)state;
+    static const float too_light[][N] = {
+        {0, 0, 0, 0}, {0, 1, 0, 0}, {0.5f, 0, 0.5f, 0}, {0.25f, 0.25f, 0.25f, 0.25f}, {1e-30f}};
+    static const float enough[N] = {0.5f, 0, 0.75f, 0};
+    for (size_t k = 0; k < COUNT_OF(too_light); k++) {
+        const bn_batch batch = {.n = N, .sample_weight = too_light[k]};
+        refused(TOO_FEW_VALUES, forward(batch));
+        refused(TOO_FEW_VALUES, backward(batch)); /* the forward before had more */
+        assert_ok(infer(batch));
+    }
+    assert_ok(forward((bn_batch){.n = N, .spatial = 2, .sample_weight = too_light[1]}));
+    assert_ok(forward((bn_batch){.n = N, .sample_weight = enough}));
+    now.layer.frozen = true;
+    assert_ok(forward((bn_batch){.n = N, .sample_weight = too_light[0]}));
+    assert_ok(backward((bn_batch){.n = N, .sample_weight = too_light[0]}));
+}
+
+static void inference_by_one_value_is_refused(void **state) {
+    (void)state;
+    static const float one[N] = {0, 0, 1, 0};
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    set_up_again(&options);
+    refused(TOO_FEW_VALUES, bn_layer_infer(&now.layer, 1, x, y));
+    refused(TOO_FEW_VALUES, infer((bn_batch){.n = 1, .spatial = 1}));
+    refused(TOO_FEW_VALUES, infer((bn_batch){.n = N, .sample_weight = one}));
+    assert_ok(infer((bn_batch){.n = 1, .spatial = 2}));
+}
+
+static void the_variance_of_one_value_is_no_population_s(void **state) {
+    (void)state;
+    static const float one[N] = {0.5f, 0.5f, 0, 0};
+    bn_moments few;
+    assert_ok(bn_moments_init(&few, D));
+    refused(TOO_FEW_VALUES, bn_layer_set_running(&now.layer, &few));
+    assert_ok(bn_moments_add(&few, &(bn_batch){.n = N, .sample_weight = one}, x));
+    assert_true(few.count == 1);
+    refused(TOO_FEW_VALUES, bn_layer_set_running(&now.layer, &few));
+    bn_moments_free(&few);
+}
+
+/* ---- State ----------------------------------------------------------------------------------- */
+
+static void backward_without_its_forward_is_refused(void **state) {
+    (void)state;
+    refused(BAD_STATE, bn_layer_backward(&now.layer, N - 1, x, dy, dx));
+    refused(BAD_STATE, bn_layer_backward(&now.layer, N + 1, x, dy, dx));
+    refused(BAD_STATE, backward((bn_batch){.n = N, .spatial = 2}));
+    refused(BAD_STATE, backward((bn_batch){.n = N / 2, .spatial = 2}));
+    assert_ok(backward((bn_batch){.n = N, .spatial = 1}));
+    assert_ok(forward((bn_batch){.n = N, .spatial = 2}));
+    refused(BAD_STATE, backward((bn_batch){.n = N}));
+    refused(BAD_STATE, backward((bn_batch){.n = 2 * N}));
+}
+
+static void backward_of_a_new_layer_is_refused(void **state) {
+    (void)state;
+    bn_layer_free(&now.layer);
+    assert_ok(bn_layer_init(&now.layer, D, NULL));
+    refused(BAD_STATE, bn_layer_backward(&now.layer, N, x, dy, dx));
+    refused(BAD_STATE, backward((bn_batch){.n = N}));
+    assert_ok(bn_layer_infer(&now.layer, N, x, y));   /* no forward */
+    assert_ok(bn_layer_forward(&now.layer, 0, x, y)); /* no batch */
+    refused(BAD_STATE, bn_layer_backward(&now.layer, N, x, dy, dx));
+}
+
+/* A refused forward is none: the one before it still counts. */
+static void a_refused_forward_leaves_the_one_before(void **state) {
+    (void)state;
+    refused(BAD_SHAPE, forward((bn_batch){.n = N - 1, .x_stride = 1}));
+    refused(TOO_FEW_VALUES, bn_layer_forward(&now.layer, 1, x, y));
+    assert_ok(bn_layer_backward(&now.layer, N, x, dy, dx));
+}
+
+static void frozen_without_running_values_is_refused(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    set_up_again(&options);
+    now.layer.frozen = true;
+    refused(BAD_STATE, bn_layer_forward(&now.layer, N, x, y));
+    refused(BAD_STATE, bn_layer_affine(&now.layer, x, y));
+    refused(BAD_STATE, bn_layer_fold(&now.layer, 1, x, y));
+    refused(BAD_STATE, bn_layer_set_running(&now.layer, &now.moments));
+}
+
+static void check_no_layer(void) {
+    bn_layer *layer = &now.layer;
+    const bn_batch batch = {.n = N};
+    refused(BAD_STATE, bn_layer_forward(layer, N, x, y));
+    refused(BAD_STATE, bn_layer_infer(layer, N, x, y));
+    refused(BAD_STATE, bn_layer_backward(layer, N, x, dy, dx));
+    refused(BAD_STATE, bn_layer_forward_batch(layer, &batch, x, y));
+    refused(BAD_STATE, bn_layer_infer_batch(layer, &batch, x, y));
+    refused(BAD_STATE, bn_layer_backward_batch(layer, &batch, x, dy, dx));
+    refused(BAD_STATE, bn_layer_affine(layer, x, y));
+    refused(BAD_STATE, bn_layer_fold(layer, 1, x, y));
+    refused(BAD_STATE, bn_layer_set_comm(layer, (bn_comm){0}));
+    refused(BAD_STATE, bn_layer_save_safetensors(layer, "path", "name"));
+    refused(BAD_STATE, bn_layer_load_safetensors(layer, "path", "name"));
+    refused(BAD_STATE, bn_layer_set_running(layer, &now.moments));
+    assert_null(bn_layer_isa(layer));
+    bn_param params[2];
+    assert_int_equal(bn_layer_params(layer, params), 0);
+}
+
+static void zeroed_and_freed_layers_are_refused(void **state) {
+    (void)state;
+    bn_layer_free(&now.layer);
+    check_no_layer();
+    memset(&now.layer, 0, sizeof now.layer);
+    check_no_layer();
+}
+
+static void zeroed_and_freed_moments_are_refused(void **state) {
+    (void)state;
+    bn_moments none = {0}, freed;
+    assert_ok(bn_moments_init(&freed, D));
+    bn_moments_free(&freed);
+    bn_moments *const absent[] = {&none, &freed};
+    for (size_t k = 0; k < COUNT_OF(absent); k++) {
+        refused(BAD_STATE, bn_moments_add(absent[k], &(bn_batch){.n = N}, x));
+        refused(BAD_STATE, bn_moments_merge(absent[k], &now.moments));
+        refused(BAD_STATE, bn_moments_merge(&now.moments, absent[k]));
+        refused(BAD_STATE, bn_layer_set_running(&now.layer, absent[k]));
+    }
+}
+
+/* ---- Not finite ------------------------------------------------------------------------------ */
+
+static void moments_stay_finite(void **state) {
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < COUNT_OF(bad); k++) {
+        x[D + 1] = bad[k];
+        refused(NOT_FINITE, add((bn_batch){.n = N}));
+    }
+}
+
+/* Data of floats does not get there in a lifetime, so the moments are told. */
+static void merged_moments_stay_finite(void **state) {
+    (void)state;
+    bn_moments other;
+    assert_ok(bn_moments_init(&other, D));
+    assert_ok(bn_moments_add(&other, &(bn_batch){.n = N}, x));
+    now.moments.m2[1] = other.m2[1] = DBL_MAX;
+    refused(NOT_FINITE, bn_moments_merge(&now.moments, &other));
+    refused(NOT_FINITE, bn_moments_merge(&now.moments, &now.moments));
+    now.moments.m2[1] = other.m2[1] = 1;
+    other.mean[D - 1] = NAN;
+    refused(NOT_FINITE, bn_moments_merge(&now.moments, &other));
+    refused(NOT_FINITE, bn_layer_set_running(&now.layer, &other));
+    bn_moments_free(&other);
+}
+
+static void running_values_stay_within_float(void **state) {
+    (void)state;
+    bn_moments wide;
+    assert_ok(bn_moments_init(&wide, D));
+    x[1] = FLT_MAX;
+    x[D + 1] = -FLT_MAX;
+    assert_ok(bn_moments_add(&wide, &(bn_batch){.n = N}, x));
+    refused(NOT_FINITE, bn_layer_set_running(&now.layer, &wide));
+    bn_moments_free(&wide);
+}
+
+/* ---- Not in this version --------------------------------------------------------------------- */
+
+static int sum_of_one_worker(void *context, double *values, size_t count) {
+    (void)context;
+    (void)values;
+    (void)count;
+    return 0;
+}
+
+static void what_is_not_here_yet_is_unsupported(void **state) {
+    (void)state;
+    refused(UNSUPPORTED,
+            bn_layer_set_comm(&now.layer, (bn_comm){.allreduce_sum = sum_of_one_worker}));
+    refused(OK, bn_layer_set_comm(&now.layer, (bn_comm){0}));
+    refused(UNSUPPORTED, bn_layer_save_safetensors(&now.layer, "no/such/file", "name"));
+    refused(UNSUPPORTED, bn_layer_load_safetensors(&now.layer, "no/such/file", "name"));
+}
+
+/* ---- Overlap --------------------------------------------------------------------------------- */
+
+static void set_up_residual_and_relu(void) {
+    bn_options options = bn_options_default();
+    options.activation = BN_ACTIVATION_RELU;
+    set_up_again(&options);
+}
+
+static bn_batch with_everything(void) {
+    return (bn_batch){
+        .n = N, .sample_weight = weights, .residual = residual, .y = y, .dresidual = dresidual};
+}
+
+static void y_missing_behind_residual_and_relu_is_refused(void **state) {
+    (void)state;
+    set_up_residual_and_relu();
+    bn_batch batch = with_everything();
+    assert_ok(forward(batch));
+    batch.y = NULL;
+    refused(NULL_POINTER, backward(batch));
+    batch.dresidual = NULL;
+    refused(NULL_POINTER, backward(batch));
+}
+
+/* Off by one element either way, and by all but one. */
+static const ptrdiff_t partial[] = {1, -1, SIZE - 1, 1 - SIZE};
+
+static void y_that_overlaps_is_refused(void **state) {
+    (void)state;
+    const bn_batch batch = with_everything();
+    for (size_t k = 0; k < COUNT_OF(partial); k++) {
+        refused(OVERLAP, bn_layer_forward(&now.layer, N, x, x + partial[k]));
+        refused(OVERLAP, bn_layer_infer(&now.layer, N, x, x + partial[k]));
+        refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, x + partial[k]));
+        refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, x + partial[k]));
+        refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, residual + partial[k]));
+        refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, residual + partial[k]));
+    }
+    refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, residual));
+    refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, residual));
+    static const ptrdiff_t into_weights[] = {0, N - 1, 1 - SIZE};
+    for (size_t k = 0; k < COUNT_OF(into_weights); k++) {
+        float *into = weights + into_weights[k];
+        refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, into));
+        refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, into));
+    }
+}
+
+static void dx_that_overlaps_is_refused(void **state) {
+    (void)state;
+    set_up_residual_and_relu();
+    const bn_batch plain = {.n = N}, batch = with_everything();
+    assert_ok(forward(batch));
+    for (size_t k = 0; k < COUNT_OF(partial); k++) {
+        float *const off[] = {x + partial[k], dy + partial[k]};
+        for (size_t m = 0; m < COUNT_OF(off); m++) {
+            refused(OVERLAP, bn_layer_backward(&now.layer, N, x, dy, off[m]));
+            refused(OVERLAP, bn_layer_backward_batch(&now.layer, &plain, x, dy, off[m]));
+            refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, off[m]));
+        }
+        refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, y + partial[k]));
+        refused(OVERLAP,
+                bn_layer_backward_batch(&now.layer, &batch, x, dy, dresidual + partial[k]));
+    }
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, y));
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, dresidual));
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, weights));
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, weights + N - 1));
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, weights + 1 - SIZE));
+}
+
+static void dresidual_that_overlaps_is_refused(void **state) {
+    (void)state;
+    set_up_residual_and_relu();
+    bn_batch batch = with_everything();
+    assert_ok(forward(batch));
+    for (size_t k = 0; k < COUNT_OF(partial); k++) {
+        float *const off[] = {dy + partial[k], x + partial[k], dx + partial[k], y + partial[k]};
+        for (size_t m = 0; m < COUNT_OF(off); m++) {
+            batch.dresidual = off[m];
+            refused(OVERLAP, backward(batch));
+        }
+    }
+    float *const whole[] = {x, dx, y, weights, weights + N - 1};
+    for (size_t m = 0; m < COUNT_OF(whole); m++) {
+        batch.dresidual = whole[m];
+        refused(OVERLAP, backward(batch));
+    }
+    batch.dresidual = dy;
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, dy)); /* it is dx then */
+    assert_ok(backward(batch));
+}
+
+static void outputs_over_the_layer_s_arrays_are_refused(void **state) {
+    (void)state;
+    bn_layer *layer = &now.layer;
+    float *const arrays[] = {layer->gamma,      layer->beta,         layer->dgamma,
+                             layer->dbeta,      layer->running_mean, layer->running_var,
+                             layer->saved_mean, layer->saved_invstd};
+    bn_batch batch = {.n = N, .residual = residual};
+    for (size_t k = 0; k < COUNT_OF(arrays); k++) {
+        float *const last = arrays[k] + D - 1, *const first = arrays[k] - (SIZE - 1);
+        float *const over[] = {arrays[k], last, first};
+        for (size_t m = 0; m < COUNT_OF(over); m++) {
+            refused(OVERLAP, bn_layer_forward(layer, N, x, over[m]));
+            refused(OVERLAP, bn_layer_infer(layer, N, x, over[m]));
+            refused(OVERLAP, bn_layer_backward(layer, N, x, dy, over[m]));
+            batch.dresidual = over[m];
+            refused(OVERLAP, backward(batch));
+        }
+        refused(OVERLAP, bn_layer_affine(layer, arrays[k], y));
+        refused(OVERLAP, bn_layer_affine(layer, y, last));
+        refused(OVERLAP, bn_layer_fold(layer, 2, arrays[k], y));
+        refused(OVERLAP, bn_layer_fold(layer, 2, y, last));
+    }
+}
+
+static void folded_outputs_that_overlap_are_refused(void **state) {
+    (void)state;
+    for (ptrdiff_t off = 1 - D; off < D; off++) {
+        refused(OVERLAP, bn_layer_affine(&now.layer, x, x + off));
+    }
+    for (ptrdiff_t off = 1 - D; off < 2 * D; off++) {
+        refused(OVERLAP, bn_layer_fold(&now.layer, 2, x, x + off));
+    }
+    assert_ok(bn_layer_affine(&now.layer, x, x + D));
+    assert_ok(bn_layer_fold(&now.layer, 2, x, x + 2 * D));
+}
+
+static void data_in_the_moments_arrays_is_refused(void **state) {
+    (void)state;
+    bn_moments *moments = &now.moments;
+    const void *const arrays[] = {moments->mean, moments->m2};
+    for (size_t k = 0; k < COUNT_OF(arrays); k++) {
+        memset(k == 0 ? moments->mean : moments->m2, 0, D * sizeof(double)); /* good weights, too */
+        refused(OVERLAP, bn_moments_add(moments, &(bn_batch){.n = 2}, arrays[k]));
+        refused(OVERLAP, add((bn_batch){.n = N, .sample_weight = arrays[k]}));
+    }
+}
+
+/* The same first element is not enough: from the second row on they cross. */
+static void the_same_buffer_at_another_stride_is_refused(void **state) {
+    (void)state;
+    const bn_batch batch = {.n = N, .y_stride = D + 1};
+    refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, x));
+    refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, x));
+    refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, dy));
+    assert_ok(bn_layer_backward_batch(&now.layer, &batch, x, dy, x));
+}
+
+/* Rows of D in a buffer 2*D wide: the slices beside them are apart, those that reach into them are
+ * not, and what is behind the last row is nobody's. */
+static void slices_overlap_by_their_elements(void **state) {
+    (void)state;
+    enum { WIDE = 2 * D };
+    const bn_batch batch = {.n = N, .x_stride = WIDE, .y_stride = WIDE};
+    for (ptrdiff_t off = -(N * WIDE); off <= N * WIDE; off++) {
+        const ptrdiff_t column = (off + N * WIDE) % WIDE;
+        const bool beside = column == D || off <= -(N - 1) * WIDE - D || off >= (N - 1) * WIDE + D;
+        float *at = x + off;
+        if (off == 0) {
+            continue; /* the same */
+        }
+        if (beside) {
+            assert_ok(bn_layer_infer_batch(&now.layer, &batch, x, at));
+            assert_ok(bn_layer_forward_batch(&now.layer, &batch, x, at));
+            assert_ok(bn_layer_backward_batch(&now.layer, &batch, x, dy, at));
+        } else {
+            refused(OVERLAP, bn_layer_infer_batch(&now.layer, &batch, x, at));
+            refused(OVERLAP, bn_layer_forward_batch(&now.layer, &batch, x, at));
+            refused(OVERLAP, bn_layer_backward_batch(&now.layer, &batch, x, dy, at));
+        }
+    }
+}
+
+#define scene_test(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(init_refuses_bad_options),
+        cmocka_unit_test(init_refuses_impossible_numbers_of_features),
+        cmocka_unit_test(init_refuses_null),
+        cmocka_unit_test(init_in_refuses_too_little_memory),
+        scene_test(null_pointers_are_refused),
+        scene_test(bad_eps_is_refused),
+        scene_test(bad_momentum_is_refused_by_forward),
+        scene_test(dtypes_that_are_not_here_are_refused),
+        scene_test(bad_weights_are_refused),
+        scene_test(dresidual_without_residual_is_refused),
+        scene_test(sizes_that_overflow_are_refused),
+        scene_test(strides_shorter_than_a_row_are_refused),
+        scene_test(moments_of_other_features_are_refused),
+        scene_test(training_on_one_value_is_refused),
+        scene_test(training_on_too_little_weight_is_refused),
+        scene_test(inference_by_one_value_is_refused),
+        scene_test(the_variance_of_one_value_is_no_population_s),
+        scene_test(backward_without_its_forward_is_refused),
+        scene_test(backward_of_a_new_layer_is_refused),
+        scene_test(a_refused_forward_leaves_the_one_before),
+        scene_test(frozen_without_running_values_is_refused),
+        scene_test(zeroed_and_freed_layers_are_refused),
+        scene_test(zeroed_and_freed_moments_are_refused),
+        scene_test(moments_stay_finite),
+        scene_test(merged_moments_stay_finite),
+        scene_test(running_values_stay_within_float),
+        scene_test(what_is_not_here_yet_is_unsupported),
+        scene_test(y_missing_behind_residual_and_relu_is_refused),
+        scene_test(y_that_overlaps_is_refused),
+        scene_test(dx_that_overlaps_is_refused),
+        scene_test(dresidual_that_overlaps_is_refused),
+        scene_test(outputs_over_the_layer_s_arrays_are_refused),
+        scene_test(folded_outputs_that_overlap_are_refused),
+        scene_test(data_in_the_moments_arrays_is_refused),
+        scene_test(the_same_buffer_at_another_stride_is_refused),
+        scene_test(slices_overlap_by_their_elements),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
