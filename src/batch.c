@@ -323,5 +323,8 @@ const float *bni_expand(const bni_batch *batch, size_t features, const float *va
     for (size_t o = 1; o < batch->outer; o++) {
         memcpy(columns + o * period, columns, period * sizeof *columns);
     }
+    for (size_t c = batch->outer * period; c < bni_padded(batch->outer * period); c++) {
+        columns[c] = 0.0f; /* kernels load whole vectors */
+    }
     return columns;
 }

@@ -116,7 +116,7 @@ typedef struct bn_options {
     float eps;          /* added to the variance under the root; > 0 and finite [1e-5] */
     float momentum;     /* the weight of the OLD running value, as in NumpyDL, Keras, Flax and
                            Caffe; PyTorch's momentum=m is 1-m here. In [0, 1], or
-                           BN_MOMENTUM_CUMULATIVE [0.9] */
+                           BN_MOMENTUM_CUMULATIVE; with 0 the old value may be anything [0.9] */
     float gamma_init;   /* every gamma at init; finite [1] */
     float beta_init;    /* every beta at init; finite [0] */
     bool scale;         /* learn gamma; without it gamma is 1 and its pointers are NULL [true] */
@@ -129,7 +129,7 @@ typedef struct bn_options {
                                  BN_STATUS_BAD_OPTION [0] */
 } bn_options;
 
-/* How the workers of one batch add up; all zero: one worker. Not in this version: see
+/* How the workers of one batch add up; zero: one worker. Not in this version: see
  * bn_layer_set_comm. */
 typedef struct bn_comm {
     /* Adds values[0..count) over all workers, in place, on every worker; 0 on success. */
@@ -451,7 +451,7 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
 /* Sets how this layer's batches add up over workers. Not in this version.
  *
  * Returns BN_STATUS_UNSUPPORTED, or
- * BN_STATUS_OK            comm is all zero: one worker, which is what there is
+ * BN_STATUS_OK            comm.allreduce_sum is NULL: one worker, which is what there is
  * BN_STATUS_NULL_POINTER  layer is NULL
  * BN_STATUS_BAD_STATE     the layer was not initialized */
 BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);

@@ -300,9 +300,10 @@ static void a_masked_sample_may_be_nan(void **state) {
         assert_true(t.sample_weight[1] == 0);
         for (size_t j = 0; j < row; j++) {
             t.x[row + j] = j % 2 ? NAN : INFINITY;
+            t.dy[row + j] = clean.dy[row + j] = 0; /* no loss looks at the row */
         }
-        assert_ok(bn_layer_forward_batch(&clean.layer, &clean.batch, clean.x, clean.y));
-        assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+        trial_run(&clean);
+        trial_run(&t);
         assert_same_bits(t.y, clean.y, row);
         assert_same_bits(t.y + 2 * row, clean.y + 2 * row, t.y_count - 2 * row);
         memcpy(t.y, clean.y, t.y_count * sizeof(float)); /* the masked row alone was another */
