@@ -8,14 +8,17 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 typedef struct backward_work {
     const bn_layer *layer;
     const bni_batch *batch;
     bni_sheet data;
+    bni_scratch scratch;
     bni_mask mask;
     bool constant; /* the forward before was frozen: mean and invstd are constants */
+    atomic_bool finite;
 } backward_work;
 
 /* ---- Checks --------------------------------------------------------------------------------- */
@@ -74,25 +77,21 @@ static bn_status check(const bn_layer *layer, const bn_batch *batch, const void 
 
 /* The coefficients of a group, a value a column, in arrays of the caller's. */
 static bni_coef group_coef(const backward_work *work, size_t group, float columns[5][BNI_PANEL]) {
-    const bni_scratch scratch = bni_scratch_of(work->layer);
+    const bni_scratch *scratch = &work->scratch;
     const size_t first = bni_group_first(work->batch, group);
-    const float *of[5] = {work->layer->saved_mean + first, scratch.scale + first,
-                          scratch.shift + first, work->constant ? NULL : scratch.slope + first,
-                          work->constant ? NULL : scratch.offset + first};
+    const float *of[5] = {work->layer->saved_mean + first, scratch->scale + first,
+                          scratch->shift + first, work->constant ? NULL : scratch->slope + first,
+                          work->constant ? NULL : scratch->offset + first};
     for (size_t i = 0; i < 5; i++) {
         of[i] = bni_expand(work->batch, bni_group_size(work->batch, group), of[i], columns[i]);
     }
     return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
 }
 
-/* The sums of a chunk, in scratch: those of g, then those of g * (x - center). */
-static double *chunk_sums(const backward_work *work, size_t chunk) {
-    const size_t padded = bni_padded(work->batch->features);
-    return bni_scratch_of(work->layer).chunks + 2 * chunk * padded;
-}
-
-static void sums_task(void *context, size_t group, size_t chunk) {
-    const backward_work *work = context;
+/* sum_g and sum_gx [features of the group] = the sums over a group's chunk of g and of
+ * g * (x - center). */
+static void group_sums(const backward_work *work, size_t group, size_t chunk, double *sum_g,
+                       double *sum_gx) {
     const bni_batch *batch = work->batch;
     const bn_kernels *kernels = work->layer->internal.kernels;
     const size_t features = bni_group_size(batch, group);
@@ -109,24 +108,47 @@ static void sums_task(void *context, size_t group, size_t chunk) {
     }
     kernels->fold(s1, batch->outer, features, batch->inner);
     kernels->fold(s2, batch->outer, features, batch->inner);
-    double *sums = chunk_sums(work, chunk) + bni_group_first(batch, group);
-    memcpy(sums, s1, features * sizeof *sums);
-    memcpy(sums + bni_padded(batch->features), s2, features * sizeof *sums);
+    memcpy(sum_g, s1, features * sizeof *s1);
+    memcpy(sum_gx, s2, features * sizeof *s2);
 }
 
-static void gradient_sums(backward_work *work) {
-    const bni_scratch scratch = bni_scratch_of(work->layer);
+/* The sums of a chunk, in scratch: those of g, then those of g * (x - center). */
+static double *chunk_sums(const backward_work *work, size_t chunk) {
+    return work->scratch.chunks + 2 * chunk * bni_padded(work->batch->features);
+}
+
+static void sums_task(void *context, size_t group, size_t chunk) {
+    const backward_work *work = context;
+    double *sums = chunk_sums(work, chunk) + bni_group_first(work->batch, group);
+    group_sums(work, group, chunk, sums, sums + bni_padded(work->batch->features));
+}
+
+/* Adds the chunks' sums up, in their order. */
+static void add_chunks(const backward_work *work) {
     const size_t features = work->batch->features;
     const size_t padded = bni_padded(features);
-    bni_run(work->batch, work->layer->options.num_threads, sums_task, work);
-    memcpy(scratch.sum1, chunk_sums(work, 0), features * sizeof *scratch.sum1);
-    memcpy(scratch.sum2, chunk_sums(work, 0) + padded, features * sizeof *scratch.sum2);
-    for (size_t chunk = 1; chunk < work->batch->chunks; chunk++) {
+    double *restrict sum1 = work->scratch.sum1;
+    double *restrict sum2 = work->scratch.sum2;
+    memset(sum1, 0, features * sizeof *sum1);
+    memset(sum2, 0, features * sizeof *sum2);
+    for (size_t chunk = 0; chunk < work->batch->chunks; chunk++) {
         const double *sums = chunk_sums(work, chunk);
         for (size_t d = 0; d < features; d++) {
-            scratch.sum1[d] += sums[d];
-            scratch.sum2[d] += sums[padded + d];
+            sum1[d] += sums[d];
+            sum2[d] += sums[padded + d];
         }
+    }
+}
+
+/* From the sums of some features, their pending gradients and coefficients. */
+static void finish_features(backward_work *work, size_t first, size_t features) {
+    const bni_scratch *scratch = &work->scratch;
+    const bni_cache cache = bni_cache_of(work->layer, first);
+    if (!work->layer->internal.kernels->finish_gradients(
+            &cache, scratch->sum1 + first, scratch->sum2 + first, features, work->batch->values,
+            scratch->pending1 + first, scratch->pending2 + first, scratch->slope + first,
+            scratch->offset + first)) {
+        atomic_store(&work->finite, false);
     }
 }
 
@@ -140,6 +162,31 @@ static void input_task(void *context, size_t group, size_t chunk) {
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
+    }
+}
+
+/* All of a group's data is in one chunk: the caches still hold it when dx is computed. */
+static void whole_group_task(void *context, size_t group, size_t chunk) {
+    backward_work *work = context;
+    const size_t first = bni_group_first(work->batch, group);
+    group_sums(work, group, chunk, work->scratch.sum1 + first, work->scratch.sum2 + first);
+    finish_features(work, first, bni_group_size(work->batch, group));
+    input_task(work, group, chunk);
+}
+
+static void differentiate(backward_work *work) {
+    const bn_layer *layer = work->layer;
+    const bni_batch *batch = work->batch;
+    const int threads = layer->options.num_threads;
+    if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
+        bni_run(batch, threads, input_task, work);
+    } else if (batch->chunks == 1) {
+        bni_run(batch, threads, whole_group_task, work);
+    } else {
+        bni_run(batch, threads, sums_task, work);
+        add_chunks(work);
+        finish_features(work, 0, batch->features);
+        bni_run_back(batch, threads, input_task, work);
     }
 }
 
@@ -185,30 +232,23 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
         return BN_STATUS_OK;
     }
 
-    const bn_kernels *kernels = layer->internal.kernels;
-    const bni_scratch scratch = bni_scratch_of(layer);
-    const bni_cache cache = bni_cache_of(layer);
     const bool relu = layer->options.activation == BN_ACTIVATION_RELU;
+    const bni_scratch scratch = bni_scratch_of(layer);
+    const bni_cache cache = bni_cache_of(layer, 0);
     backward_work work = {
         .layer = layer,
         .batch = &made,
         .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
+        .scratch = scratch,
         .mask = !relu                   ? BNI_MASK_NONE
                 : needs_y(layer, batch) ? BNI_MASK_Y
                                         : BNI_MASK_X,
-        .constant = layer->internal.forward == BNI_FORWARD_FROZEN};
-    kernels->affine(&cache, layer->gamma, layer->beta, features, scratch.scale, scratch.shift);
+        .constant = layer->internal.forward == BNI_FORWARD_FROZEN,
+        .finite = true};
+    bni_layer_affine_part(layer, &cache, 0, features, scratch.scale, scratch.shift);
+    differentiate(&work);
 
-    const bool learned = layer->gamma != NULL || layer->beta != NULL;
-    bool finite = true;
-    if (learned || !work.constant) {
-        gradient_sums(&work);
-        finite = kernels->finish_gradients(&cache, scratch.sum1, scratch.sum2, features,
-                                           made.values, scratch.pending1, scratch.pending2,
-                                           scratch.slope, scratch.offset);
-    }
-    bni_run(&made, layer->options.num_threads, input_task, &work);
-
+    bool finite = work.finite;
     if (batch->accumulate_grads) {
         finite = accumulate(scratch.pending1, layer->dgamma, features) && finite;
         finite = accumulate(scratch.pending2, layer->dbeta, features) && finite;

@@ -243,7 +243,8 @@ static float *output_at(float *start, size_t offset) {
 
 /* A sheet whose first element is at these offsets from the buffers' beginnings. */
 static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
-    return (bni_sheet){.x = input_at(data->x, x),
+    return (bni_sheet){.stream = data->stream,
+                       .x = input_at(data->x, x),
                        .dx = output_at(data->dx, x),
                        .residual = input_at(data->residual, y),
                        .out = output_at(data->out, y),

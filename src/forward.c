@@ -6,6 +6,8 @@
 #include "moments.h"
 #include "parallel.h"
 
+#include <stdatomic.h>
+
 /* ---- Checks --------------------------------------------------------------------------------- */
 
 /* All that forward and inference check alike. An empty batch passes whatever x and y are. */
@@ -60,43 +62,85 @@ static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
     }
 }
 
-typedef struct normalize_work {
+/* ---- Training ------------------------------------------------------------------------------- */
+
+typedef struct forward_work {
     const bn_layer *layer;
     const bni_batch *batch;
     bni_sheet data;
-} normalize_work;
+    bni_scratch scratch;
+    bool update_running;
+    atomic_bool finite;
+} forward_work;
 
-/* ---- Training ------------------------------------------------------------------------------- */
+/* The weight of the old running values. */
+static double keep_of(const bn_layer *layer) {
+    const double seen = (double)layer->num_batches_tracked;
+    return layer->options.momentum == BN_MOMENTUM_CUMULATIVE ? seen / (seen + 1.0)
+                                                             : (double)layer->options.momentum;
+}
 
-/* With the cache and the scratch's scale and shift. */
-static void forward_task(void *context, size_t group, size_t chunk) {
-    const normalize_work *work = context;
-    const bni_scratch scratch = bni_scratch_of(work->layer);
+/* From the moments of some features, their part of the cache, of the pending running values and of
+ * the coefficients. Features do not depend on each other: any range of them may come first. */
+static void finish_features(forward_work *work, const bni_sums *sums, size_t first,
+                            size_t features) {
+    const bn_layer *layer = work->layer;
+    const bni_cache cache = bni_cache_of(layer, first);
+    bool finite =
+        layer->internal.kernels->finish_moments(sums, features, (double)layer->options.eps, &cache);
+    if (work->update_running) {
+        finite = bni_pending_running(layer, sums, first, features, keep_of(layer)) && finite;
+    }
+    if (!finite) {
+        atomic_store(&work->finite, false);
+    }
+    bni_layer_affine_part(layer, &cache, first, features, work->scratch.scale + first,
+                          work->scratch.shift + first);
+}
+
+static void normalize_task(void *context, size_t group, size_t chunk) {
+    const forward_work *work = context;
     const size_t first = bni_group_first(work->batch, group);
-    const feature_coef coef = {work->layer->saved_mean + first, scratch.scale + first,
-                               scratch.shift + first};
+    const feature_coef coef = {work->layer->saved_mean + first, work->scratch.scale + first,
+                               work->scratch.shift + first};
     normalize_group(work->layer->internal.kernels, work->batch, &work->data, group, chunk, coef,
                     work->layer->options.activation == BN_ACTIVATION_RELU);
 }
 
-/* Fills the cache from the batch's own moments, and the pending running values. */
-static bool training_statistics(const bn_layer *layer, const bni_batch *batch, const float *x,
-                                bool update_running) {
-    const bn_kernels *kernels = layer->internal.kernels;
-    const bni_scratch scratch = bni_scratch_of(layer);
-    const bni_cache cache = bni_cache_of(layer);
-    bni_sums sums = {0.0, scratch.sum1, scratch.sum2};
-    bni_batch_moments(kernels, batch, x, layer->options.num_threads, scratch.chunks, &sums);
-    bool finite =
-        kernels->finish_moments(&sums, batch->features, (double)layer->options.eps, &cache);
-    if (update_running) {
-        const double seen = (double)layer->num_batches_tracked;
-        const double keep = layer->options.momentum == BN_MOMENTUM_CUMULATIVE
-                                ? seen / (seen + 1.0)
-                                : (double)layer->options.momentum;
-        finite = bni_pending_running(layer, &sums, keep) && finite;
+/* All of a group's data is in one chunk: it is normalized while the caches still hold it. */
+static void whole_group_task(void *context, size_t group, size_t chunk) {
+    forward_work *work = context;
+    const size_t first = bni_group_first(work->batch, group);
+    bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
+    bni_group_moments(work->layer->internal.kernels, work->batch, work->data.x, group, chunk,
+                      &sums);
+    finish_features(work, &sums, first, bni_group_size(work->batch, group));
+    normalize_task(work, group, chunk);
+}
+
+static void train(forward_work *work) {
+    const bn_layer *layer = work->layer;
+    const bni_batch *batch = work->batch;
+    if (batch->chunks == 1) {
+        bni_run(batch, layer->options.num_threads, whole_group_task, work);
+        return;
     }
-    return finite;
+    bni_sums sums = {0.0, work->scratch.sum1, work->scratch.sum2};
+    bni_batch_moments(layer->internal.kernels, batch, work->data.x, layer->options.num_threads,
+                      work->scratch.chunks, &sums);
+    finish_features(work, &sums, 0, batch->features);
+    bni_run_back(batch, layer->options.num_threads, normalize_task, work);
+}
+
+/* By the running values, which backward takes for constants. */
+static void forward_frozen(forward_work *work) {
+    const bn_layer *layer = work->layer;
+    const size_t features = layer->num_features;
+    const bni_cache cache = bni_cache_of(layer, 0);
+    layer->internal.kernels->finish_running(layer->running_mean, layer->running_var, features,
+                                            (double)layer->options.eps, &cache);
+    bni_layer_affine_part(layer, &cache, 0, features, work->scratch.scale, work->scratch.shift);
+    bni_run(work->batch, layer->options.num_threads, normalize_task, work);
 }
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
@@ -118,26 +162,23 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
         return BN_STATUS_TOO_FEW_VALUES;
     }
 
-    const bn_kernels *kernels = layer->internal.kernels;
-    const bni_scratch scratch = bni_scratch_of(layer);
-    const bni_cache cache = bni_cache_of(layer);
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
-    bool finite = true;
+    forward_work work = {.layer = layer,
+                         .batch = &made,
+                         .data = {.x = x, .residual = batch->residual, .out = y},
+                         .scratch = bni_scratch_of(layer),
+                         .update_running = update,
+                         .finite = true};
     if (layer->frozen) {
-        kernels->finish_running(layer->running_mean, layer->running_var, made.features,
-                                (double)layer->options.eps, &cache);
+        forward_frozen(&work);
     } else {
-        finite = training_statistics(layer, &made, x, update);
+        train(&work);
     }
-    kernels->affine(&cache, layer->gamma, layer->beta, made.features, scratch.scale, scratch.shift);
-
-    normalize_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
-    bni_run(&made, layer->options.num_threads, forward_task, &work);
 
     layer->internal.n = made.n;
     layer->internal.spatial = made.spatial;
     layer->internal.forward = layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING;
-    if (!finite) {
+    if (!work.finite) {
         return BN_STATUS_NOT_FINITE;
     }
     if (update) {
@@ -161,35 +202,37 @@ typedef struct group_coef {
     float scale[BNI_PANEL], shift[BNI_PANEL];
 } group_coef;
 
+typedef struct infer_work {
+    const bn_layer *layer;
+    const bni_batch *batch;
+    bni_sheet data;
+} infer_work;
+
 static bni_cache group_cache(group_coef *coef) {
     return (bni_cache){coef->mean, coef->mean_rest, coef->invstd, coef->invstd_rest};
 }
 
-static const float *from_first(const float *array, size_t first) {
-    return array == NULL ? NULL : array + first;
-}
-
-static feature_coef finish_group(const normalize_work *work, size_t group, group_coef *coef) {
+/* Normalizes a group's chunk by what is in coef's cache. */
+static void infer_chunk(const infer_work *work, size_t group, size_t chunk, group_coef *coef) {
+    const bn_layer *layer = work->layer;
     const bni_cache cache = group_cache(coef);
-    const size_t first = bni_group_first(work->batch, group);
-    work->layer->internal.kernels->affine(
-        &cache, from_first(work->layer->gamma, first), from_first(work->layer->beta, first),
-        bni_group_size(work->batch, group), coef->scale, coef->shift);
-    return (feature_coef){coef->mean, coef->scale, coef->shift};
+    bni_layer_affine_part(layer, &cache, bni_group_first(work->batch, group),
+                          bni_group_size(work->batch, group), coef->scale, coef->shift);
+    normalize_group(layer->internal.kernels, work->batch, &work->data, group, chunk,
+                    (feature_coef){coef->mean, coef->scale, coef->shift},
+                    layer->options.activation == BN_ACTIVATION_RELU);
 }
 
 static void infer_task(void *context, size_t group, size_t chunk) {
-    const normalize_work *work = context;
+    const infer_work *work = context;
     const bn_layer *layer = work->layer;
-    const bn_kernels *kernels = layer->internal.kernels;
     const size_t first = bni_group_first(work->batch, group);
     group_coef coef;
     const bni_cache cache = group_cache(&coef);
-    kernels->finish_running(layer->running_mean + first, layer->running_var + first,
-                            bni_group_size(work->batch, group), (double)layer->options.eps, &cache);
-    normalize_group(kernels, work->batch, &work->data, group, chunk,
-                    finish_group(work, group, &coef),
-                    layer->options.activation == BN_ACTIVATION_RELU);
+    layer->internal.kernels->finish_running(layer->running_mean + first, layer->running_var + first,
+                                            bni_group_size(work->batch, group),
+                                            (double)layer->options.eps, &cache);
+    infer_chunk(work, group, chunk, &coef);
 }
 
 /* The moments of a whole group, its chunks merged in the order that training merges them in. */
@@ -200,14 +243,13 @@ static void whole_group_moments(const bn_kernels *kernels, const bni_batch *batc
     bni_group_moments(kernels, batch, x, group, 0, sums);
     for (size_t chunk = 1; chunk < batch->chunks; chunk++) {
         bni_group_moments(kernels, batch, x, group, chunk, &part);
-        bni_merge(sums, &part, bni_group_size(batch, group));
+        kernels->merge(sums, &part, bni_group_size(batch, group));
     }
 }
 
 /* Inference without running values: false where the batch's statistics are not finite. */
-static bool infer_by_batch(const normalize_work *work) {
-    const bn_layer *layer = work->layer;
-    const bn_kernels *kernels = layer->internal.kernels;
+static bool infer_by_batch(const infer_work *work) {
+    const bn_kernels *kernels = work->layer->internal.kernels;
     const bni_batch *batch = work->batch;
     double mean[BNI_PANEL], m2[BNI_PANEL];
     group_coef coef;
@@ -217,12 +259,10 @@ static bool infer_by_batch(const normalize_work *work) {
         bni_sums sums = {0.0, mean, m2};
         whole_group_moments(kernels, batch, work->data.x, group, &sums);
         finite = kernels->finish_moments(&sums, bni_group_size(batch, group),
-                                         (double)layer->options.eps, &cache) &&
+                                         (double)work->layer->options.eps, &cache) &&
                  finite;
-        const feature_coef of = finish_group(work, group, &coef);
         for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-            normalize_group(kernels, batch, &work->data, group, chunk, of,
-                            layer->options.activation == BN_ACTIVATION_RELU);
+            infer_chunk(work, group, chunk, &coef);
         }
     }
     return finite;
@@ -235,7 +275,7 @@ bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, con
     if (status != BN_STATUS_OK || made.n == 0) {
         return status;
     }
-    normalize_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
+    infer_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
     if (layer->running_mean == NULL) {
         if (!(made.values > 1.0)) {
             return BN_STATUS_TOO_FEW_VALUES;

@@ -1,7 +1,6 @@
 /* The life of a layer: options, memory, parameters, names. */
 #include "layer.h"
 #include "moments.h"
-#include "parallel.h"
 
 #include <float.h>
 #include <math.h>
@@ -105,9 +104,16 @@ bni_scratch bni_scratch_of(const bn_layer *layer) {
     return take_scratch(&cut, layer->num_features);
 }
 
-bni_cache bni_cache_of(const bn_layer *layer) {
-    return (bni_cache){layer->saved_mean, layer->internal.mean_rest, layer->saved_invstd,
-                       layer->internal.invstd_rest};
+bni_cache bni_cache_of(const bn_layer *layer, size_t first) {
+    return (bni_cache){layer->saved_mean + first, layer->internal.mean_rest + first,
+                       layer->saved_invstd + first, layer->internal.invstd_rest + first};
+}
+
+void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
+                           size_t features, float *scale, float *shift) {
+    layer->internal.kernels->affine(cache, layer->gamma == NULL ? NULL : layer->gamma + first,
+                                    layer->beta == NULL ? NULL : layer->beta + first, features,
+                                    scale, shift);
 }
 
 bni_region bni_region_of_layer(const bn_layer *layer) {
@@ -224,11 +230,12 @@ size_t bn_layer_params(const bn_layer *layer, bn_param params[2]) {
 
 /* ---- Running values ------------------------------------------------------------------------- */
 
-bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, double keep) {
+bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
+                         double keep) {
     const bni_scratch scratch = bni_scratch_of(layer);
-    return bni_running_values(sums, layer->num_features, layer->options.biased_running_var, keep,
-                              layer->running_mean, layer->running_var, scratch.pending1,
-                              scratch.pending2);
+    return layer->internal.kernels->running(sums, features, layer->options.biased_running_var, keep,
+                                            layer->running_mean + first, layer->running_var + first,
+                                            scratch.pending1 + first, scratch.pending2 + first);
 }
 
 void bni_commit_running(bn_layer *layer) {

@@ -23,12 +23,18 @@ typedef struct bni_scratch {
 
 bni_scratch bni_scratch_of(const bn_layer *layer);
 
-bni_cache bni_cache_of(const bn_layer *layer);
+/* The cache, from a feature on. */
+bni_cache bni_cache_of(const bn_layer *layer, size_t first);
 
 /* Whether init has filled the layer. */
 static inline bool bni_layer_ready(const bn_layer *layer) {
     return layer->internal.kernels != NULL;
 }
+
+/* The scale and shift (bni_coef) of some features by their cache, with the layer's gamma and beta.
+ */
+void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
+                           size_t features, float *scale, float *shift);
 
 /* Everything that a layer's arrays occupy. */
 bni_region bni_region_of_layer(const bn_layer *layer);
@@ -37,9 +43,11 @@ bni_region bni_region_of_layer(const bn_layer *layer);
 bool bni_eps_good(float eps);
 bool bni_momentum_good(float momentum);
 
-/* Writes what the running values would become into the scratch, with the given weight of the old
- * ones; false where one would be NaN or Inf. The scratch's sums are not touched. */
-bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, double keep);
+/* Writes what the running values of some features would become into the scratch, with the given
+ * weight of the old ones; false where one would be NaN or Inf. The sums begin at the first of these
+ * features, and may be in the scratch. */
+bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
+                         double keep);
 
 void bni_commit_running(bn_layer *layer);
 

@@ -3,7 +3,6 @@
 #include "layer.h"
 #include "parallel.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,28 +106,6 @@ void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const 
 
 /* ---- Merging -------------------------------------------------------------------------------- */
 
-/* Chan, Golub and LeVeque, as at merge_block. */
-void bni_merge(bni_sums *into, const bni_sums *from, size_t features) {
-    if (from->count == 0.0) {
-        return;
-    }
-    if (into->count == 0.0) {
-        memmove(into->mean, from->mean, features * sizeof *into->mean);
-        memmove(into->m2, from->m2, features * sizeof *into->m2);
-        into->count = from->count;
-        return;
-    }
-    const double total = into->count + from->count;
-    const double share = from->count / total;
-    const double between = into->count * share;
-    for (size_t d = 0; d < features; d++) {
-        const double delta = from->mean[d] - into->mean[d];
-        into->mean[d] += delta * share;
-        into->m2[d] += from->m2[d] + delta * delta * between;
-    }
-    into->count = total;
-}
-
 typedef struct moments_work {
     const bn_kernels *kernels;
     const bni_batch *batch;
@@ -168,25 +145,8 @@ void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const 
     sums->count = 0.0;
     for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
         const bni_sums part = chunk_sums(&work, chunk);
-        bni_merge(sums, &part, batch->features);
+        kernels->merge(sums, &part, batch->features);
     }
-}
-
-/* keep * old + (1 - keep) * value; an old value that has no weight may be anything. */
-static float mix(double keep, float old, double value) {
-    return (float)((keep == 0.0 ? 0.0 : keep * (double)old) + (1.0 - keep) * value);
-}
-
-bool bni_running_values(const bni_sums *sums, size_t features, bool biased, double keep,
-                        const float *old_mean, const float *old_var, float *mean, float *var) {
-    const double count = biased ? sums->count : sums->count - 1.0;
-    int bad = 0;
-    for (size_t d = 0; d < features; d++) {
-        mean[d] = mix(keep, old_mean[d], sums->mean[d]);
-        var[d] = mix(keep, old_var[d], sums->m2[d] / count);
-        bad |= !(fabsf(mean[d]) <= FLT_MAX && fabsf(var[d]) <= FLT_MAX);
-    }
-    return bad == 0;
 }
 
 /* ---- bn_moments ----------------------------------------------------------------------------- */
@@ -233,8 +193,8 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
     const size_t features = moments->num_features;
     const bni_sums own = sums_of(moments);
     bni_sums merged = {0.0, scratch, scratch + bni_padded(features)};
-    bni_merge(&merged, &own, features);
-    bni_merge(&merged, other, features);
+    moments->internal.kernels->merge(&merged, &own, features);
+    moments->internal.kernels->merge(&merged, other, features);
     if (merged.count == 0.0) {
         return BN_STATUS_OK;
     }
@@ -310,7 +270,7 @@ bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
     }
     const bni_sums sums = sums_of(moments);
     const double keep = 0.0;
-    if (!bni_pending_running(layer, &sums, keep)) {
+    if (!bni_pending_running(layer, &sums, 0, layer->num_features, keep)) {
         return BN_STATUS_NOT_FINITE;
     }
     bni_commit_running(layer);

@@ -18,17 +18,8 @@ size_t bni_moments_scratch(size_t features);
 void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                        size_t group, size_t chunk, bni_sums *sums);
 
-/* Merges the moments of other data into `into`, for so many features; either may be empty. */
-void bni_merge(bni_sums *into, const bni_sums *from, size_t features);
-
 /* sums = the moments of the whole batch. sums->mean and ->m2 hold padded features. */
 void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                        int num_threads, double *scratch, bni_sums *sums);
-
-/* Writes the running values that moments stand for: the mean, and the variance as `biased` says.
- * False where one is NaN or Inf, or beyond float. With keep < 1 they are mixed with the old ones:
- * keep * old + (1 - keep) * new. */
-bool bni_running_values(const bni_sums *sums, size_t features, bool biased, double keep,
-                        const float *old_mean, const float *old_var, float *mean, float *var);
 
 #endif

@@ -1,6 +1,10 @@
 /* See parallel.h. */
 #include "parallel.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 /* Tasks that a batch is cut into at most. A multiple of common core counts, and few enough that
  * merging their sums costs little beside forming them. */
 #define MOST_TASKS ((size_t)32)
@@ -8,6 +12,13 @@
 /* A task has at least so many elements, 256 KiB: some 20 microseconds of work, well above what
  * handing it to another thread costs. */
 #define TASK_ELEMENTS ((size_t)65536)
+
+/* Below this a batch stays on the caller's thread. */
+#define ALONE_ELEMENTS 65536.0
+
+/* With so many groups there is work enough for threads without cutting any group into chunks, and a
+ * group that is whole is read from memory once. */
+#define WHOLE_GROUPS ((size_t)8)
 
 /* Chunks are whole blocks of rows where there are enough of them. */
 #define CHUNK_STEP ((size_t)16)
@@ -25,7 +36,8 @@ void bni_cut(bni_batch *batch) {
     const double elements = (double)batch->n * (double)batch->features * (double)batch->spatial;
     const double by_size = elements / (double)TASK_ELEMENTS;
     const size_t tasks = by_size < (double)MOST_TASKS ? (size_t)by_size : MOST_TASKS;
-    const size_t chunks = tasks <= batch->groups ? 1 : divide_up(tasks, batch->groups);
+    const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
+    const size_t chunks = whole ? 1 : divide_up(tasks, batch->groups);
     size_t units = divide_up(batch->units, chunks);
     if (batch->layout != BNI_PLANES) {
         units = divide_up(units, CHUNK_STEP) * CHUNK_STEP;
@@ -34,11 +46,48 @@ void bni_cut(bni_batch *batch) {
     batch->chunks = divide_up(batch->units, units);
 }
 
-void bni_run(const bni_batch *batch, int num_threads, bni_task task, void *context) {
-    (void)num_threads;
-    for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-        for (size_t group = 0; group < batch->groups; group++) {
-            task(context, group, chunk);
-        }
+/* How many threads share the batch's tasks. */
+static int threads_for(const bni_batch *batch, int num_threads) {
+#ifdef _OPENMP
+    if (num_threads == 1 || batch->groups * batch->chunks == 1 ||
+        (double)batch->n * (double)batch->spatial * (double)batch->features < ALONE_ELEMENTS) {
+        return 1;
     }
+    const int most = num_threads == 0 ? omp_get_max_threads() : num_threads;
+    const size_t tasks = batch->groups * batch->chunks;
+    return tasks < (size_t)most ? (int)tasks : most;
+#else
+    (void)batch;
+    (void)num_threads;
+    return 1;
+#endif
+}
+
+/* The tasks in their order: chunk by chunk, and in it group by group, or from the last to the
+ * first. Threads take them one by one. */
+static void run(const bni_batch *batch, int num_threads, bool back, bni_task task, void *context) {
+    const size_t tasks = batch->groups * batch->chunks;
+    const int threads = threads_for(batch, num_threads);
+    if (threads == 1) {
+        for (size_t i = 0; i < tasks; i++) {
+            const size_t t = back ? tasks - 1 - i : i;
+            task(context, t % batch->groups, t / batch->groups);
+        }
+        return;
+    }
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (size_t i = 0; i < tasks; i++) {
+        const size_t t = back ? tasks - 1 - i : i;
+        task(context, t % batch->groups, t / batch->groups);
+    }
+#endif
+}
+
+void bni_run(const bni_batch *batch, int num_threads, bni_task task, void *context) {
+    run(batch, num_threads, false, task, context);
+}
+
+void bni_run_back(const bni_batch *batch, int num_threads, bni_task task, void *context) {
+    run(batch, num_threads, true, task, context);
 }

@@ -16,4 +16,8 @@ typedef void (*bni_task)(void *context, size_t group, size_t chunk);
 /* Runs the task for every group and chunk. The order, and which thread runs what, are open. */
 void bni_run(const bni_batch *batch, int num_threads, bni_task task, void *context);
 
+/* The same from the last chunk to the first: the data that bni_run came by last, which the caches
+ * may still hold, is then met first. */
+void bni_run_back(const bni_batch *batch, int num_threads, bni_task task, void *context);
+
 #endif

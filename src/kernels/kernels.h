@@ -50,6 +50,7 @@ typedef struct bni_sheet {
     float *dresidual;    /* NULL: not wanted */
     const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
     size_t weight_step;
+    bool stream; /* the outputs are not read again soon: write them past the caches */
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */
@@ -114,6 +115,9 @@ typedef struct bn_kernels {
     void (*merge_block)(bni_sums *into, size_t features, double count, const float *pivot,
                         const double *s1, const double *s2);
 
+    /* Merges the moments of other data into `into`; either may be empty. */
+    void (*merge)(bni_sums *into, const bni_sums *from, size_t features);
+
     /* cache = mean and invstd = 1 / sqrt(m2/count + eps). False where one is NaN or Inf. */
     bool (*finish_moments)(const bni_sums *sums, size_t features, double eps,
                            const bni_cache *cache);
@@ -122,19 +126,26 @@ typedef struct bn_kernels {
     void (*finish_running)(const float *mean, const float *var, size_t features, double eps,
                            const bni_cache *cache);
 
+    /* mean = keep * old_mean + (1 - keep) * the moments' mean, and var likewise with m2/count, or
+     * m2/(count - 1) where not biased. With keep = 0 the old values may be anything. False where a
+     * result is NaN or Inf, or beyond float. */
+    bool (*running)(const bni_sums *sums, size_t features, bool biased, double keep,
+                    const float *old_mean, const float *old_var, float *mean, float *var);
+
     /* scale = gamma * invstd and shift = beta - mean_rest * scale; gamma and beta may be NULL. */
     void (*affine)(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
                    float *scale, float *shift);
 
     /* From the gradient sums over count values: dbeta = s1, dgamma = (s2 - mean_rest * s1) *
-     * invstd, and the slope and offset of bni_coef (slope NULL: not wanted). dgamma and dbeta may
-     * be NULL. False where dgamma or dbeta, wanted or not, is NaN or Inf. */
+     * invstd, and the slope and offset of bni_coef. False where a gradient is NaN or Inf. */
     bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
                              size_t features, double count, float *dgamma, float *dbeta,
                              float *slope, float *offset);
 } bn_kernels;
 
 extern const bn_kernels bni_kernels_scalar;
+extern const bn_kernels bni_kernels_sse2, bni_kernels_avx2, bni_kernels_avx512; /* x86-64 */
+extern const bn_kernels bni_kernels_neon;                                       /* AArch64 */
 
 /* The best table that this machine, and the environment variable BN_ISA, allow. */
 const bn_kernels *bni_kernels_select(void);

@@ -1,23 +1,54 @@
-/* Which instruction set to use: the widest that this build has, this machine runs and BN_ISA names.
- */
+/* Which instruction set to use: the widest that this build has, this machine runs and BN_ISA
+ * allows. */
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+typedef struct choice {
+    const bn_kernels *kernels;
+    bool (*runs)(void);
+} choice;
+
+static bool always(void) {
+    return true;
+}
+
+#if defined(__x86_64__)
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") != 0;
+}
+#endif
+
 /* Widest first. The last runs everywhere. */
-static const bn_kernels *const tables[] = {&bni_kernels_scalar};
+static const choice rows[] = {
+#if defined(__x86_64__)
+    {&bni_kernels_avx512, has_avx512},
+    {&bni_kernels_avx2, has_avx2},
+    {&bni_kernels_sse2, always},
+#elif defined(__aarch64__)
+    {&bni_kernels_neon, always},
+#endif
+    {&bni_kernels_scalar, always},
+};
+
+static size_t widest_named(const char *name) {
+    const size_t count = sizeof rows / sizeof rows[0];
+    size_t first = 0;
+    while (name != NULL && first < count && strcmp(name, rows[first].kernels->name) != 0) {
+        first++;
+    }
+    return first == count ? 0 : first; /* a name that is not known does not bind */
+}
 
 const bn_kernels *bni_kernels_select(void) {
-    const size_t count = sizeof tables / sizeof tables[0];
-    const char *widest = getenv("BN_ISA");
-    size_t first = 0;
-    if (widest != NULL) {
-        for (size_t i = 0; i < count; i++) {
-            if (strcmp(widest, tables[i]->name) == 0) {
-                first = i;
-            }
-        }
+    const choice *row = &rows[widest_named(getenv("BN_ISA"))];
+    while (!row->runs()) {
+        row++;
     }
-    return tables[first];
+    return row->kernels;
 }

@@ -41,6 +41,14 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     memcpy(to, v.lane, count * sizeof *to);
 }
 
+/* What is written past the caches where there are instructions for it: here an ordinary store. */
+static inline void vf_stream(float *to, vf v) {
+    vf_store(to, v);
+}
+
+static inline void v_stream_end(void) {
+}
+
 static inline vf vf_set1(float value) {
     vf v;
     BNI_EACH(l) v.lane[l] = value;

@@ -20,6 +20,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdint.h>
 
 #define BNI_INLINE static inline __attribute__((always_inline))
 
@@ -54,12 +55,19 @@ BNI_INLINE vf load(const float *from, size_t part, vf rest) {
     return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
 }
 
-BNI_INLINE void store(float *to, size_t part, vf v) {
-    if (part == 0) {
-        vf_store(to, v);
-    } else {
+BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
+    if (part != 0) {
         vf_store_part(to, part, v);
+    } else if (stream) {
+        vf_stream(to, v);
+    } else {
+        vf_store(to, v);
     }
+}
+
+/* Whether rows of an output can be streamed: all of them begin at multiples of 16 bytes. */
+BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
+    return sheet->stream && (uintptr_t)out % 16 == 0 && stride % 4 == 0;
 }
 
 /* ---- Moments -------------------------------------------------------------------------------- */
@@ -106,7 +114,8 @@ static void moments(const bni_sheet *sheet, const float *pivot, double *s1, doub
 /* ---- Normalize ------------------------------------------------------------------------------ */
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                               const bni_coef *coef, const bool residual, const bool relu) {
+                               const bni_coef *coef, const bool residual, const bool relu,
+                               const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -124,7 +133,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t ve
             if (residual) {
                 z = vf_add(z, load(add + v * BNI_LANES, part, zero));
             }
-            store(y + v * BNI_LANES, part, relu ? vf_relu(z) : z);
+            store(y + v * BNI_LANES, part, relu ? vf_relu(z) : z, stream);
         }
         x += sheet->x_stride;
         y += sheet->y_stride;
@@ -132,18 +141,28 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t ve
     }
 }
 
+BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
+                                const bool relu) {
+    if (can_stream(sheet, sheet->out, sheet->y_stride)) {
+        BNI_FOR_TILES(normalize_tile, sheet, coef, residual, relu, true);
+        v_stream_end();
+    } else {
+        BNI_FOR_TILES(normalize_tile, sheet, coef, residual, relu, false);
+    }
+}
+
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
     if (sheet->residual == NULL) {
         if (relu) {
-            BNI_FOR_TILES(normalize_tile, sheet, coef, false, true);
+            normalize_sheet(sheet, coef, false, true);
         } else {
-            BNI_FOR_TILES(normalize_tile, sheet, coef, false, false);
+            normalize_sheet(sheet, coef, false, false);
         }
     } else {
         if (relu) {
-            BNI_FOR_TILES(normalize_tile, sheet, coef, true, true);
+            normalize_sheet(sheet, coef, true, true);
         } else {
-            BNI_FOR_TILES(normalize_tile, sheet, coef, true, false);
+            normalize_sheet(sheet, coef, true, false);
         }
     }
 }
@@ -219,7 +238,8 @@ static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mas
 }
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                                const bni_coef *coef, const bni_mask mask, const bool constant) {
+                                const bni_coef *coef, const bni_mask mask, const bool constant,
+                                const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -242,38 +262,43 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t v
             const vf g = gradient_at(sheet, at, part, d, scale[v], shift[v], mask);
             const vf through = direct ? g : vf_fma(weight, vf_fma(d, slope[v], offset[v]), g);
             if (sheet->dresidual != NULL) {
-                store(sheet->dresidual + at, part, g);
+                store(sheet->dresidual + at, part, g, false);
             }
-            store(dx + v * BNI_LANES, part, vf_mul(scale[v], through));
+            store(dx + v * BNI_LANES, part, vf_mul(scale[v], through), stream);
         }
     }
 }
 
-static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
-    if (coef->slope == NULL) {
-        switch (mask) {
-        case BNI_MASK_X:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_X, true);
-            break;
-        case BNI_MASK_Y:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_Y, true);
-            break;
-        default:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_NONE, true);
-            break;
-        }
+BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
+                                 const bool constant) {
+    if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
+        BNI_FOR_TILES(grad_input_tile, sheet, coef, mask, constant, true);
+        v_stream_end();
     } else {
-        switch (mask) {
-        case BNI_MASK_X:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_X, false);
-            break;
-        case BNI_MASK_Y:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_Y, false);
-            break;
-        default:
-            BNI_FOR_TILES(grad_input_tile, sheet, coef, BNI_MASK_NONE, false);
-            break;
-        }
+        BNI_FOR_TILES(grad_input_tile, sheet, coef, mask, constant, false);
+    }
+}
+
+BNI_INLINE void grad_input_masked(const bni_sheet *sheet, const bni_coef *coef,
+                                  const bni_mask mask) {
+    if (coef->slope == NULL) {
+        grad_input_sheet(sheet, coef, mask, true);
+    } else {
+        grad_input_sheet(sheet, coef, mask, false);
+    }
+}
+
+static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
+    switch (mask) {
+    case BNI_MASK_X:
+        grad_input_masked(sheet, coef, BNI_MASK_X);
+        break;
+    case BNI_MASK_Y:
+        grad_input_masked(sheet, coef, BNI_MASK_Y);
+        break;
+    default:
+        grad_input_masked(sheet, coef, BNI_MASK_NONE);
+        break;
     }
 }
 
@@ -307,31 +332,54 @@ static void fold(double *s, size_t outer, size_t features, size_t inner) {
 }
 
 /* T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for Computing the Sample Variance", The
- * American Statistician 37 (1983): formula 2.1 for two parts of any size. The block's own moments
- * come from its sums about a pivot that is one of its values. With n values their sum of squares is
- * at most n + 1 times the deviations about the mean, so subtracting the mean's part loses at most
- * log2(n + 1) of 53 bits: BNI_BLOCK_ROWS and BNI_PANEL bound n by 2^18. */
+ * American Statistician 37 (1983): formula 2.1 for two parts of any size. */
+static void merge(bni_sums *into, const bni_sums *from, size_t features) {
+    double *mean = into->mean;
+    double *m2 = into->m2;
+    if (from->count == 0.0) {
+        return;
+    }
+    if (into->count == 0.0) {
+        memmove(mean, from->mean, features * sizeof *mean);
+        memmove(m2, from->m2, features * sizeof *m2);
+        into->count = from->count;
+        return;
+    }
+    const double total = into->count + from->count;
+    const double share = from->count / total;
+    const double between = into->count * share;
+    for (size_t d = 0; d < features; d++) {
+        const double delta = from->mean[d] - mean[d];
+        mean[d] += delta * share;
+        m2[d] += from->m2[d] + delta * delta * between;
+    }
+    into->count = total;
+}
+
+/* The block's own moments come from its sums about a pivot that is one of its values. With n values
+ * the sum of squares about it is at most n + 1 times the one about the mean, so that subtracting
+ * the mean's part loses at most log2(n + 1) of 53 bits: moments.c bounds n by 2^18. */
 static void merge_block(bni_sums *into, size_t features, double count, const float *pivot,
                         const double *s1, const double *s2) {
     double *restrict mean = into->mean;
     double *restrict m2 = into->m2;
+    const double part = 1.0 / count;
     const double total = into->count + count;
     const double share = count / total;
     const double between = into->count * share;
-    if (into->count == 0.0) {
-        for (size_t d = 0; d < features; d++) {
-            const double shift = s1[d] / count;
-            const double own = s2[d] - s1[d] * shift;
-            mean[d] = (double)pivot[d] + shift;
-            m2[d] = own < 0.0 ? 0.0 : own;
-        }
-    } else {
-        for (size_t d = 0; d < features; d++) {
-            const double shift = s1[d] / count;
-            const double own = s2[d] - s1[d] * shift;
-            const double delta = ((double)pivot[d] - mean[d]) + shift;
+    const bool first = into->count == 0.0;
+    for (size_t d = 0; d < features; d++) {
+        const double shift = s1[d] * part;
+        const double own = s2[d] - s1[d] * shift;
+        const double positive = own < 0.0 ? 0.0 : own; /* NaN stays */
+        const double center = (double)pivot[d];
+        if (first) {
+            mean[d] = center + shift;
+            m2[d] = positive;
+        } else {
+            const double delta = (center - mean[d]) + shift;
             mean[d] += delta * share;
-            m2[d] += (own < 0.0 ? 0.0 : own) + delta * delta * between;
+            m2[d] += positive + delta * delta * between;
         }
     }
     into->count = total;
@@ -344,64 +392,89 @@ BNI_INLINE int not_finite(float value) {
 
 /* A double as the float nearest to it and what is left, rounded to float: 48 bits together. */
 BNI_INLINE void split(double value, float *nearest, float *rest) {
-    *nearest = (float)value;
-    *rest = (float)(value - (double)*nearest);
+    const float rounded = (float)value;
+    *nearest = rounded;
+    *rest = (float)(value - (double)rounded);
 }
 
 static bool finish_moments(const bni_sums *sums, size_t features, double eps,
                            const bni_cache *cache) {
     const double *restrict mean = sums->mean;
     const double *restrict m2 = sums->m2;
+    float *restrict mean_near = cache->mean, *restrict mean_rest = cache->mean_rest;
+    float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
+    const double part = 1.0 / sums->count;
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        split(mean[d], &cache->mean[d], &cache->mean_rest[d]);
-        const double var = m2[d] / sums->count;
-        split(1.0 / sqrt(var + eps), &cache->invstd[d], &cache->invstd_rest[d]);
-        bad |= not_finite(cache->mean[d]) | not_finite((float)var);
+        split(mean[d], &mean_near[d], &mean_rest[d]);
+        const double var = m2[d] * part;
+        split(1.0 / sqrt(var + eps), &invstd_near[d], &invstd_rest[d]);
+        bad |= not_finite(mean_near[d]) | not_finite((float)var);
     }
     return bad == 0;
 }
 
-static void finish_running(const float *mean, const float *var, size_t features, double eps,
-                           const bni_cache *cache) {
+static void finish_running(const float *restrict mean, const float *restrict var, size_t features,
+                           double eps, const bni_cache *cache) {
+    float *restrict mean_near = cache->mean, *restrict mean_rest = cache->mean_rest;
+    float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     for (size_t d = 0; d < features; d++) {
-        cache->mean[d] = mean[d];
-        cache->mean_rest[d] = 0.0f;
-        split(1.0 / sqrt((double)var[d] + eps), &cache->invstd[d], &cache->invstd_rest[d]);
+        mean_near[d] = mean[d];
+        mean_rest[d] = 0.0f;
+        split(1.0 / sqrt((double)var[d] + eps), &invstd_near[d], &invstd_rest[d]);
     }
 }
 
-static void affine(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
-                   float *scale, float *shift) {
+/* keep * old + (1 - keep) * value; an old value without weight may be anything. */
+BNI_INLINE float mix(double keep, float old, double value) {
+    return (float)((keep == 0.0 ? 0.0 : keep * (double)old) + (1.0 - keep) * value);
+}
+
+static bool running(const bni_sums *sums, size_t features, bool biased, double keep,
+                    const float *old_mean, const float *old_var, float *restrict mean,
+                    float *restrict var) {
+    const double *restrict new_mean = sums->mean;
+    const double *restrict new_m2 = sums->m2;
+    const double part = 1.0 / (biased ? sums->count : sums->count - 1.0);
+    int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        const double invstd = (double)cache->invstd[d] + (double)cache->invstd_rest[d];
+        mean[d] = mix(keep, old_mean[d], new_mean[d]);
+        var[d] = mix(keep, old_var[d], new_m2[d] * part);
+        bad |= not_finite(mean[d]) | not_finite(var[d]);
+    }
+    return bad == 0;
+}
+
+static void affine(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
+                   float *restrict scale, float *restrict shift) {
+    const float *restrict mean_rest = cache->mean_rest;
+    const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
+    for (size_t d = 0; d < features; d++) {
+        const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
         const double slope = gamma == NULL ? invstd : (double)gamma[d] * invstd;
         const double start = beta == NULL ? 0.0 : (double)beta[d];
         scale[d] = (float)slope;
-        shift[d] = (float)(start - (double)cache->mean_rest[d] * slope);
+        shift[d] = (float)(start - (double)mean_rest[d] * slope);
     }
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double count, float *dgamma, float *dbeta,
-                             float *slope, float *offset) {
+                             size_t features, double count, float *restrict dgamma,
+                             float *restrict dbeta, float *restrict slope, float *restrict offset) {
+    const float *restrict mean_rest = cache->mean_rest;
+    const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
+    const double part = -1.0 / count;
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        const double invstd = (double)cache->invstd[d] + (double)cache->invstd_rest[d];
-        const double rest = (double)cache->mean_rest[d];
-        const double gamma_gradient = (s2[d] - rest * s1[d]) * invstd;
-        const double per_value = -gamma_gradient * invstd / count;
-        bad |= not_finite((float)gamma_gradient) | not_finite((float)s1[d]);
-        if (dgamma != NULL) {
-            dgamma[d] = (float)gamma_gradient;
-        }
-        if (dbeta != NULL) {
-            dbeta[d] = (float)s1[d];
-        }
-        if (slope != NULL) {
-            slope[d] = (float)per_value;
-            offset[d] = (float)(-s1[d] / count - rest * per_value);
-        }
+        const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
+        const double rest = (double)mean_rest[d];
+        const double gradient = (s2[d] - rest * s1[d]) * invstd;
+        const double per_value = gradient * invstd * part;
+        dgamma[d] = (float)gradient;
+        dbeta[d] = (float)s1[d];
+        slope[d] = (float)per_value;
+        offset[d] = (float)(s1[d] * part - rest * per_value);
+        bad |= not_finite(dgamma[d]) | not_finite(dbeta[d]);
     }
     return bad == 0;
 }
@@ -413,9 +486,11 @@ const bn_kernels BNI_TABLE = {
     .grad_sums = grad_sums,
     .grad_input = grad_input,
     .fold = fold,
+    .merge = merge,
     .merge_block = merge_block,
     .finish_moments = finish_moments,
     .finish_running = finish_running,
+    .running = running,
     .affine = affine,
     .finish_gradients = finish_gradients,
 };

@@ -1,0 +1,6 @@
+/* Kernels for AVX-512F. */
+#include "kernels/simd_avx512.h"
+
+#define BNI_TABLE bni_kernels_avx512
+#define BNI_NAME  "avx512"
+#include "kernels/template.h"

@@ -1,0 +1,128 @@
+/* The vector vocabulary of template.h (see simd_scalar.h) for AVX2 and FMA. */
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BNI_LANES 8
+#define BNI_TILE  2
+
+typedef __m256 vf;
+
+typedef struct vd {
+    __m256d low, high;
+} vd;
+
+static inline vf vf_load(const float *from) {
+    return _mm256_loadu_ps(from);
+}
+
+static inline void vf_store(float *to, vf v) {
+    _mm256_storeu_ps(to, v);
+}
+
+static inline vf vf_load_part(const float *from, size_t count, vf rest) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
+    return _mm256_blendv_ps(rest, _mm256_maskload_ps(from, wanted), _mm256_castsi256_ps(wanted));
+}
+
+/* In pieces of 4, 2 and 1: a masked store takes dozens of cycles on AMD's cores. */
+static inline void vf_store_part(float *to, size_t count, vf v) {
+    __m128 part = _mm256_castps256_ps128(v);
+    if ((count & 4) != 0) {
+        _mm_storeu_ps(to, part);
+        part = _mm256_extractf128_ps(v, 1);
+        to += 4;
+    }
+    if ((count & 2) != 0) {
+        _mm_storel_pi((__m64 *)(void *)to, part);
+        part = _mm_movehl_ps(part, part);
+        to += 2;
+    }
+    if ((count & 1) != 0) {
+        _mm_store_ss(to, part);
+    }
+}
+
+/* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
+ * together by the core's write buffers, as long as its pieces come one after the other. */
+static inline void vf_stream(float *to, vf v) {
+    if (((uintptr_t)to & 31) == 0) {
+        _mm256_stream_ps(to, v);
+    } else {
+        _mm_stream_ps(to, _mm256_castps256_ps128(v));
+        _mm_stream_ps(to + 4, _mm256_extractf128_ps(v, 1));
+    }
+}
+
+/* Streamed stores are seen by other threads before what follows. */
+static inline void v_stream_end(void) {
+    _mm_sfence();
+}
+
+static inline vf vf_set1(float value) {
+    return _mm256_set1_ps(value);
+}
+
+static inline vf vf_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* The maximum's second operand is what comes out where one is NaN. */
+static inline vf vf_relu(vf a) {
+    return _mm256_max_ps(_mm256_setzero_ps(), a);
+}
+
+static inline vf vf_where_positive(vf z, vf a) {
+    return _mm256_and_ps(_mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_GT_OQ), a);
+}
+
+static inline vf vf_where_zero(vf z, vf a, vf b) {
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+
+static inline vd vd_load(const double *from) {
+    return (vd){_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4)};
+}
+
+static inline void vd_store(double *to, vd v) {
+    _mm256_storeu_pd(to, v.low);
+    _mm256_storeu_pd(to + 4, v.high);
+}
+
+static inline vd vd_set1(double value) {
+    return (vd){_mm256_set1_pd(value), _mm256_set1_pd(value)};
+}
+
+static inline vd vd_from(vf a) {
+    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
+                _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
+}
+
+static inline vd vd_add(vd a, vd b) {
+    return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+}
+
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+
+static inline vd vd_fma(vd a, vd b, vd c) {
+    return (vd){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
+}

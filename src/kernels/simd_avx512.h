@@ -1,0 +1,119 @@
+/* The vector vocabulary of template.h (see simd_scalar.h) for AVX-512F. */
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BNI_LANES 16
+#define BNI_TILE  4
+
+typedef __m512 vf;
+
+typedef struct vd {
+    __m512d low, high;
+} vd;
+
+static inline __mmask16 first_lanes(size_t count) {
+    return (__mmask16)((1u << count) - 1u);
+}
+
+static inline vf vf_load(const float *from) {
+    return _mm512_loadu_ps(from);
+}
+
+static inline void vf_store(float *to, vf v) {
+    _mm512_storeu_ps(to, v);
+}
+
+static inline vf vf_load_part(const float *from, size_t count, vf rest) {
+    return _mm512_mask_loadu_ps(rest, first_lanes(count), from);
+}
+
+static inline void vf_store_part(float *to, size_t count, vf v) {
+    _mm512_mask_storeu_ps(to, first_lanes(count), v);
+}
+
+/* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
+ * together by the core's write buffers, as long as its pieces come one after the other. */
+static inline void vf_stream(float *to, vf v) {
+    if (((uintptr_t)to & 63) == 0) {
+        _mm512_stream_ps(to, v);
+    } else {
+        _mm_stream_ps(to, _mm512_castps512_ps128(v));
+        _mm_stream_ps(to + 4, _mm512_extractf32x4_ps(v, 1));
+        _mm_stream_ps(to + 8, _mm512_extractf32x4_ps(v, 2));
+        _mm_stream_ps(to + 12, _mm512_extractf32x4_ps(v, 3));
+    }
+}
+
+/* Streamed stores are seen by other threads before what follows. */
+static inline void v_stream_end(void) {
+    _mm_sfence();
+}
+
+static inline vf vf_set1(float value) {
+    return _mm512_set1_ps(value);
+}
+
+static inline vf vf_add(vf a, vf b) {
+    return _mm512_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b) {
+    return _mm512_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b) {
+    return _mm512_mul_ps(a, b);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* The maximum's second operand is what comes out where one is NaN. */
+static inline vf vf_relu(vf a) {
+    return _mm512_max_ps(_mm512_setzero_ps(), a);
+}
+
+static inline vf vf_where_positive(vf z, vf a) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_GT_OQ), a);
+}
+
+static inline vf vf_where_zero(vf z, vf a, vf b) {
+    return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_EQ_OQ), a);
+}
+
+static inline vd vd_load(const double *from) {
+    return (vd){_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)};
+}
+
+static inline void vd_store(double *to, vd v) {
+    _mm512_storeu_pd(to, v.low);
+    _mm512_storeu_pd(to + 8, v.high);
+}
+
+static inline vd vd_set1(double value) {
+    return (vd){_mm512_set1_pd(value), _mm512_set1_pd(value)};
+}
+
+static inline vd vd_from(vf a) {
+    const __m256d high = _mm512_extractf64x4_pd(_mm512_castps_pd(a), 1);
+    return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(a)),
+                _mm512_cvtps_pd(_mm256_castpd_ps(high))};
+}
+
+static inline vd vd_add(vd a, vd b) {
+    return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
+}
+
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)};
+}
+
+static inline vd vd_fma(vd a, vd b, vd c) {
+    return (vd){_mm512_fmadd_pd(a.low, b.low, c.low), _mm512_fmadd_pd(a.high, b.high, c.high)};
+}

@@ -1,0 +1,110 @@
+/* The vector vocabulary of template.h (see simd_scalar.h) for AArch64, which always has NEON with
+ * fused multiply-add and double precision. */
+#include <arm_neon.h>
+#include <stddef.h>
+#include <string.h>
+
+#define BNI_LANES 4
+#define BNI_TILE  4
+
+typedef float32x4_t vf;
+
+typedef struct vd {
+    float64x2_t low, high;
+} vd;
+
+/* Loads and stores go by way of bytes: they need no alignment, not even a float's. */
+static inline vf vf_load(const float *from) {
+    return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)from));
+}
+
+static inline void vf_store(float *to, vf v) {
+    vst1q_u8((uint8_t *)to, vreinterpretq_u8_f32(v));
+}
+
+static inline vf vf_load_part(const float *from, size_t count, vf rest) {
+    float lane[BNI_LANES];
+    vst1q_f32(lane, rest);
+    memcpy(lane, from, count * sizeof *lane);
+    return vld1q_f32(lane);
+}
+
+static inline void vf_store_part(float *to, size_t count, vf v) {
+    float lane[BNI_LANES];
+    vst1q_f32(lane, v);
+    memcpy(to, lane, count * sizeof *lane);
+}
+
+/* There is no streaming store of one vector that C can name: an ordinary one. */
+static inline void vf_stream(float *to, vf v) {
+    vf_store(to, v);
+}
+
+static inline void v_stream_end(void) {
+}
+
+static inline vf vf_set1(float value) {
+    return vdupq_n_f32(value);
+}
+
+static inline vf vf_add(vf a, vf b) {
+    return vaddq_f32(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b) {
+    return vsubq_f32(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b) {
+    return vmulq_f32(a, b);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c) {
+    return vfmaq_f32(c, a, b);
+}
+
+/* NaN stays NaN: that is what vmax does, unlike vmaxnm. */
+static inline vf vf_relu(vf a) {
+    return vmaxq_f32(a, vdupq_n_f32(0.0f));
+}
+
+static inline vf vf_where_positive(vf z, vf a) {
+    return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(z), vreinterpretq_u32_f32(a)));
+}
+
+static inline vf vf_where_zero(vf z, vf a, vf b) {
+    return vbslq_f32(vceqzq_f32(z), a, b);
+}
+
+static inline vd vd_load(const double *from) {
+    return (vd){vld1q_f64(from), vld1q_f64(from + 2)};
+}
+
+static inline void vd_store(double *to, vd v) {
+    vst1q_f64(to, v.low);
+    vst1q_f64(to + 2, v.high);
+}
+
+static inline vd vd_set1(double value) {
+    return (vd){vdupq_n_f64(value), vdupq_n_f64(value)};
+}
+
+static inline vd vd_from(vf a) {
+    return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
+}
+
+static inline vd vd_add(vd a, vd b) {
+    return (vd){vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
+}
+
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)};
+}
+
+static inline vd vd_fma(vd a, vd b, vd c) {
+    return (vd){vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
+}

@@ -1,0 +1,121 @@
+/* The vector vocabulary of template.h (see simd_scalar.h) for SSE2: every x86-64 has it. */
+#include <emmintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BNI_LANES 4
+#define BNI_TILE  2
+
+typedef __m128 vf;
+
+typedef struct vd {
+    __m128d low, high;
+} vd;
+
+static inline vf vf_load(const float *from) {
+    return _mm_loadu_ps(from);
+}
+
+static inline void vf_store(float *to, vf v) {
+    _mm_storeu_ps(to, v);
+}
+
+/* One to three lanes: a pair, if there is one, and a single. */
+static inline vf vf_load_part(const float *from, size_t count, vf rest) {
+    float lane[4];
+    _mm_storeu_ps(lane, rest);
+    for (size_t l = 0; l < count; l++) {
+        _mm_store_ss(lane + l, _mm_load_ss(from + l));
+    }
+    return _mm_loadu_ps(lane);
+}
+
+static inline void vf_store_part(float *to, size_t count, vf v) {
+    if ((count & 2) != 0) {
+        _mm_storel_pi((__m64 *)(void *)to, v);
+        v = _mm_movehl_ps(v, v);
+        to += 2;
+    }
+    if ((count & 1) != 0) {
+        _mm_store_ss(to, v);
+    }
+}
+
+/* Past the caches; to is at a multiple of 16 bytes. */
+static inline void vf_stream(float *to, vf v) {
+    _mm_stream_ps(to, v);
+}
+
+/* Streamed stores are seen by other threads before what follows. */
+static inline void v_stream_end(void) {
+    _mm_sfence();
+}
+
+static inline vf vf_set1(float value) {
+    return _mm_set1_ps(value);
+}
+
+static inline vf vf_add(vf a, vf b) {
+    return _mm_add_ps(a, b);
+}
+
+static inline vf vf_sub(vf a, vf b) {
+    return _mm_sub_ps(a, b);
+}
+
+static inline vf vf_mul(vf a, vf b) {
+    return _mm_mul_ps(a, b);
+}
+
+/* The maximum's second operand is what comes out where one is NaN. */
+static inline vf vf_relu(vf a) {
+    return _mm_max_ps(_mm_setzero_ps(), a);
+}
+
+static inline vf vf_where_positive(vf z, vf a) {
+    return _mm_and_ps(_mm_cmpgt_ps(z, _mm_setzero_ps()), a);
+}
+
+static inline vf vf_where_zero(vf z, vf a, vf b) {
+    const vf zero = _mm_cmpeq_ps(z, _mm_setzero_ps());
+    return _mm_or_ps(_mm_and_ps(zero, a), _mm_andnot_ps(zero, b));
+}
+
+static inline vd vd_load(const double *from) {
+    return (vd){_mm_loadu_pd(from), _mm_loadu_pd(from + 2)};
+}
+
+static inline void vd_store(double *to, vd v) {
+    _mm_storeu_pd(to, v.low);
+    _mm_storeu_pd(to + 2, v.high);
+}
+
+static inline vd vd_set1(double value) {
+    return (vd){_mm_set1_pd(value), _mm_set1_pd(value)};
+}
+
+static inline vd vd_from(vf a) {
+    return (vd){_mm_cvtps_pd(a), _mm_cvtps_pd(_mm_movehl_ps(a, a))};
+}
+
+static inline vd vd_add(vd a, vd b) {
+    return (vd){_mm_add_pd(a.low, b.low), _mm_add_pd(a.high, b.high)};
+}
+
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){_mm_sub_pd(a.low, b.low), _mm_sub_pd(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){_mm_mul_pd(a.low, b.low), _mm_mul_pd(a.high, b.high)};
+}
+
+static inline vd vd_fma(vd a, vd b, vd c) {
+    return vd_add(vd_mul(a, b), c);
+}
+
+/* By way of double, as in simd_scalar.h: the digits of a fused operation without having one. */
+static inline vf vf_fma(vf a, vf b, vf c) {
+    const vd sum = vd_fma(vd_from(a), vd_from(b), vd_from(c));
+    return _mm_movelh_ps(_mm_cvtpd_ps(sum.low), _mm_cvtpd_ps(sum.high));
+}
