@@ -101,7 +101,7 @@ static void group_sums(const backward_work *work, size_t group, size_t chunk, do
     const bni_coef coef = group_coef(work, group, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
-    bni_walk walk = bni_walk_begin(batch, &work->data, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, &work->data, BNI_READS, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
@@ -158,7 +158,7 @@ static void input_task(void *context, size_t group, size_t chunk) {
     const backward_work *work = context;
     float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, group, columns);
-    bni_walk walk = bni_walk_begin(work->batch, &work->data, group, chunk);
+    bni_walk walk = bni_walk_begin(work->batch, &work->data, BNI_WRITES, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);

@@ -7,14 +7,34 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Rows of a sheet that kernels walk at once: down a tile's columns with its sums in registers, so
- * each further row spreads the cost of loading and storing them. 16 rows of a panel are 64 KiB, two
- * thirds of which stay in L1 and the rest in L2 while the panel's tiles pass. Rows of a plane lie
- * one behind the other, and have no such limit but that of moments.h. */
-#define SHEET_ROWS ((size_t)16)
-#define PLANE_ROWS ((size_t)256)
+/* Elements of a sheet, 64 KiB: what is asked of a kernel at once. */
+#define SHEET_ELEMENTS ((size_t)16384)
 
-/* Columns that a plane is cut into: a tile of the widest kernels, whose sums are all registers. */
+/* A kernel goes down a tile's columns through the rows of a band before it turns to the next tile.
+ * Where sums are formed the band is the sheet, which L2 holds while the tiles go over it: with rows
+ * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1
+ * costs 3.24.
+ *
+ * Passes that write take 8 KiB: with rows of 4 KiB a load meets the address that was stored to in
+ * the row before in its low 12 bits, and waits for it. 2 rows cost 1.67 ns, 8 cost 3.00; narrower
+ * rows do not care. And 4 rows where stores are streamed: the write buffers of a core are few, and
+ * a line that leaves one before it is full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with
+ * 8). Rows of one tile, which are planes, lie one behind the other and need no such care. */
+#define WRITE_ELEMENTS ((size_t)2048)
+#define STREAM_ROWS    ((size_t)4)
+
+/* Batches of at least so many elements, 4 MiB, are fetched ahead of the kernels: rows further down,
+ * so many elements (64 KiB) away. Below it the data is in L2 or the processor keeps up by itself.
+ */
+#define FETCH_FROM  1048576.0
+#define FETCH_AHEAD ((size_t)16384)
+
+/* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
+ * they would leave them before anyone reads them, and take the input with them. */
+#define STREAM_ELEMENTS 8388608.0
+
+/* Columns that a plane is cut into: a tile of the widest kernels, half of it where sums are formed,
+ * so that a plane is read from its first element to its last. */
 #define PLANE_WIDTH ((size_t)64)
 
 /* Planes at least this large are taken one by one (BNI_PLANES): 1 KiB of floats, where the part
@@ -136,6 +156,7 @@ bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features
         }
     }
     batch->values = weights * (double)batch->spatial;
+    batch->elements = (double)batch->n * (double)row;
     choose_layout(batch, batch->x_stride == row && batch->y_stride == row);
     bni_cut(batch);
     return BN_STATUS_OK;
@@ -224,13 +245,37 @@ size_t bni_group_size(const bni_batch *batch, size_t group) {
     return smaller(batch->group_features, batch->features - bni_group_first(batch, group));
 }
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, size_t group, size_t chunk) {
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
+                        size_t chunk) {
     const size_t begin = chunk * batch->chunk_units;
+    bni_sheet buffers = *data;
+    buffers.stream = batch->elements >= STREAM_ELEMENTS;
     return (bni_walk){.batch = batch,
-                      .data = *data,
+                      .data = buffers,
+                      .pass = pass,
                       .group = group,
                       .unit = begin,
                       .end = smaller(begin + batch->chunk_units, batch->units)};
+}
+
+/* Rows so that there are so many elements, or few more. */
+static size_t rows_of(size_t elements, size_t cols) {
+    return divide_up(elements, cols);
+}
+
+/* The rows of a sheet whose columns are known, of so many that are left, and how to go over them.
+ */
+static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
+    const size_t cols = sheet->cols;
+    sheet->rows = smaller(left, smaller(rows_of(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
+    sheet->band = sheet->rows;
+    if (walk->pass == BNI_WRITES && cols > PLANE_WIDTH) {
+        sheet->band = walk->data.stream ? STREAM_ROWS : rows_of(WRITE_ELEMENTS, cols);
+    }
+    sheet->ahead = rows_of(FETCH_AHEAD, cols);
+    if (walk->batch->elements < FETCH_FROM || left < sheet->rows + sheet->ahead) {
+        sheet->ahead = 0;
+    }
 }
 
 static const float *input_at(const float *start, size_t offset) {
@@ -259,8 +304,8 @@ static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_
                         bni_sheet *sheet) {
     const size_t left = length - walk->done;
     *sheet = sheet_at(&walk->data, x + walk->done, y + walk->done);
-    sheet->rows = left < width ? 1 : smaller(left / width, PLANE_ROWS);
     sheet->cols = smaller(left, width);
+    set_rows(walk, left / sheet->cols, sheet);
     sheet->x_stride = width;
     sheet->y_stride = width;
     walk->done += sheet->rows * sheet->cols;
@@ -278,8 +323,8 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     switch (batch->layout) {
     case BNI_ROWS:
         *sheet = sheet_at(&walk->data, x, y);
-        sheet->rows = smaller(walk->end - walk->unit, SHEET_ROWS);
         sheet->cols = bni_group_size(batch, walk->group) * batch->inner;
+        set_rows(walk, walk->end - walk->unit, sheet);
         sheet->x_stride = batch->x_stride;
         sheet->y_stride = batch->y_stride;
         sheet->weight = input_at(batch->weight, walk->unit);
@@ -298,7 +343,8 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     }
     default: {
         const float *weight = input_at(batch->weight, walk->unit);
-        if (next_of_run(walk, x, y, batch->spatial, PLANE_WIDTH, sheet)) {
+        const size_t width = walk->pass == BNI_READS ? PLANE_WIDTH / 2 : PLANE_WIDTH;
+        if (next_of_run(walk, x, y, batch->spatial, width, sheet)) {
             walk->unit++;
             walk->done = 0;
         }

@@ -24,6 +24,7 @@ typedef struct bni_batch {
     size_t n, features, spatial; /* spatial is at least 1 */
     size_t x_stride, y_stride;
     const float *weight; /* NULL: all 1 */
+    double elements;     /* of x */
     double values;       /* W: the sum of the weights, times the positions */
 
     bni_layout layout;
@@ -66,6 +67,9 @@ bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t cou
 
 /* ---- Sheets ---- */
 
+/* No sheet has more rows. */
+#define BNI_SHEET_ROWS ((size_t)256)
+
 static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
     return group * batch->group_features;
 }
@@ -73,15 +77,20 @@ static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
 /* How many features a group has. */
 size_t bni_group_size(const bni_batch *batch, size_t group);
 
+/* What a pass does to the data: the sheets that suit it differ. */
+typedef enum bni_pass { BNI_READS, BNI_WRITES } bni_pass;
+
 /* A walk over the sheets of one group in units [unit, end). */
 typedef struct bni_walk {
     const bni_batch *batch;
     bni_sheet data; /* where the whole batch's buffers begin */
+    bni_pass pass;
     size_t group, unit, end;
     size_t done; /* elements of the present run */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, size_t group, size_t chunk);
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
+                        size_t chunk);
 
 /* Writes the next sheet and returns true, or returns false at the end. */
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);

@@ -55,7 +55,7 @@ static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
     const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
                            .scale = bni_expand(batch, features, of.scale, scale),
                            .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, data, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, data, BNI_WRITES, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->normalize(&sheet, &coef, relu);

@@ -10,7 +10,7 @@
 /* Rows of sheets that are summed up about one pivot before they become moments and are merged. More
  * of them make the merge cheaper, fewer keep the sums short: 256 rows of at most BNI_PANEL columns
  * are 2^18 values, which is what the bound at merge_block stands on. */
-#define BLOCK_ROWS ((size_t)256)
+#define BLOCK_ROWS BNI_SHEET_ROWS
 
 /* ---- Moments of a group --------------------------------------------------------------------- */
 
@@ -78,7 +78,7 @@ void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const 
     float pivot[BNI_PANEL] = {0}, columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
-    bni_walk walk = bni_walk_begin(batch, &data, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, &data, BNI_READS, group, chunk);
     bni_sheet sheet;
     bool more = bni_walk_next(&walk, &sheet);
     sums->count = 0.0;

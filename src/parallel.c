@@ -33,8 +33,7 @@ size_t bni_most_chunks(size_t features) {
 }
 
 void bni_cut(bni_batch *batch) {
-    const double elements = (double)batch->n * (double)batch->features * (double)batch->spatial;
-    const double by_size = elements / (double)TASK_ELEMENTS;
+    const double by_size = batch->elements / (double)TASK_ELEMENTS;
     const size_t tasks = by_size < (double)MOST_TASKS ? (size_t)by_size : MOST_TASKS;
     const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
     const size_t chunks = whole ? 1 : divide_up(tasks, batch->groups);
@@ -50,7 +49,7 @@ void bni_cut(bni_batch *batch) {
 static int threads_for(const bni_batch *batch, int num_threads) {
 #ifdef _OPENMP
     if (num_threads == 1 || batch->groups * batch->chunks == 1 ||
-        (double)batch->n * (double)batch->spatial * (double)batch->features < ALONE_ELEMENTS) {
+        batch->elements < ALONE_ELEMENTS) {
         return 1;
     }
     const int most = num_threads == 0 ? omp_get_max_threads() : num_threads;

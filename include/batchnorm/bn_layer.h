@@ -482,9 +482,9 @@ BN_API const char *bn_status_string(bn_status status);
 /* Returns the version of the library that is linked, "MAJOR.MINOR.PATCH"; static. */
 BN_API const char *bn_version(void);
 
-/* Returns the instruction set that the layer's arithmetic uses: "avx512", "avx2" (with FMA) or "sse2"
- * on x86-64, "neon" on AArch64, "scalar" (portable C) elsewhere or where BN_ISA asks for it; static.
- * NULL where layer is NULL or was not initialized. */
+/* Returns the instruction set that the layer's arithmetic uses: "avx512", "avx2" (with FMA) or
+ * "sse2" on x86-64, "neon" on AArch64, "scalar" (portable C) elsewhere or where BN_ISA asks for it;
+ * static. NULL where layer is NULL or was not initialized. */
 BN_API const char *bn_layer_isa(const bn_layer *layer);
 
 #ifdef __cplusplus

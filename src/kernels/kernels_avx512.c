@@ -1,4 +1,4 @@
-/* Kernels for AVX-512F. */
+/* Kernels for AVX-512F and VL. */
 #include "kernels/simd_avx512.h"
 
 #define BNI_TABLE bni_kernels_avx512

@@ -20,7 +20,7 @@ static bool has_avx2(void) {
 }
 
 static bool has_avx512(void) {
-    return __builtin_cpu_supports("avx512f") != 0;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 

@@ -4,8 +4,9 @@
 #include <stddef.h>
 #include <string.h>
 
-#define BNI_LANES 4
-#define BNI_TILE  4
+#define BNI_LANES    4
+#define BNI_TILE     4
+#define BNI_SUM_TILE 4
 
 typedef float32x4_t vf;
 
@@ -89,6 +90,11 @@ static inline vd vd_set1(double value) {
     return (vd){vdupq_n_f64(value), vdupq_n_f64(value)};
 }
 
+static inline vd vd_load_floats(const float *from) {
+    const vf a = vf_load(from);
+    return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
+}
+
 static inline vd vd_from(vf a) {
     return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
 }
@@ -107,4 +113,8 @@ static inline vd vd_mul(vd a, vd b) {
 
 static inline vd vd_fma(vd a, vd b, vd c) {
     return (vd){vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
+}
+
+static inline vd vd_accumulate(vd sum, vd a) {
+    return vd_add(sum, a);
 }

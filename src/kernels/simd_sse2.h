@@ -3,8 +3,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define BNI_LANES 4
-#define BNI_TILE  2
+#define BNI_LANES    4
+#define BNI_TILE     2
+#define BNI_SUM_TILE 2
 
 typedef __m128 vf;
 
@@ -94,6 +95,11 @@ static inline vd vd_set1(double value) {
     return (vd){_mm_set1_pd(value), _mm_set1_pd(value)};
 }
 
+static inline vd vd_load_floats(const float *from) {
+    const vf a = vf_load(from);
+    return (vd){_mm_cvtps_pd(a), _mm_cvtps_pd(_mm_movehl_ps(a, a))};
+}
+
 static inline vd vd_from(vf a) {
     return (vd){_mm_cvtps_pd(a), _mm_cvtps_pd(_mm_movehl_ps(a, a))};
 }
@@ -112,6 +118,10 @@ static inline vd vd_mul(vd a, vd b) {
 
 static inline vd vd_fma(vd a, vd b, vd c) {
     return vd_add(vd_mul(a, b), c);
+}
+
+static inline vd vd_accumulate(vd sum, vd a) {
+    return vd_add(sum, a);
 }
 
 /* By way of double, as in simd_scalar.h: the digits of a fused operation without having one. */

@@ -4,9 +4,9 @@
  *
  * BNI_TABLE   name of the table
  * BNI_NAME    what bn_layer_isa calls it
- * and the vocabulary: BNI_LANES, BNI_TILE, types vf and vd and their functions.
+ * and the vocabulary: BNI_LANES, BNI_TILE, BNI_SUM_TILE, types vf and vd and their functions.
  *
- * A kernel walks a sheet tile by tile: BNI_TILE vectors side by side, down all rows, so that sums
+ * A kernel walks a sheet tile by tile: some vectors side by side, down all rows, so that sums
  * and coefficients are loaded once a tile and stay in registers. The columns left over go vector by
  * vector, the last with a part load. Each column is added up from its first row to its last in a
  * lane of its own, so no result depends on how columns fall into tiles, or on the vectors' width.
@@ -34,25 +34,44 @@
 
 _Static_assert(BNI_PAD % BNI_LANES == 0, "padded arrays hold whole vectors");
 
-/* Calls tile(sheet, first column, vectors, lanes of the last vector or 0 for all, ...) over all
- * columns; vectors is a constant in each call. */
-#define BNI_FOR_TILES(tile, sheet, ...)                                                            \
-    do {                                                                                           \
+/* The rows of a band. */
+typedef struct band {
+    size_t begin, end;
+} band;
+
+/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...) over
+ * all columns of all bands, `most` vectors at a time; vectors is a constant in each call. */
+#define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
+    for (band rows_ = first_band(sheet); rows_.begin < (sheet)->rows;                              \
+         rows_ = next_band(sheet, rows_)) {                                                        \
         const size_t cols_ = (sheet)->cols;                                                        \
         size_t c_ = 0;                                                                             \
-        for (; c_ + BNI_TILE * BNI_LANES <= cols_; c_ += BNI_TILE * BNI_LANES) {                   \
-            tile(sheet, c_, BNI_TILE, 0, __VA_ARGS__);                                             \
+        for (; c_ + (most)*BNI_LANES <= cols_; c_ += (most)*BNI_LANES) {                           \
+            tile(sheet, rows_, c_, most, 0, __VA_ARGS__);                                          \
         }                                                                                          \
         for (; c_ + BNI_LANES <= cols_; c_ += BNI_LANES) {                                         \
-            tile(sheet, c_, 1, 0, __VA_ARGS__);                                                    \
+            tile(sheet, rows_, c_, 1, 0, __VA_ARGS__);                                             \
         }                                                                                          \
         if (c_ < cols_) {                                                                          \
-            tile(sheet, c_, 1, cols_ - c_, __VA_ARGS__);                                           \
+            tile(sheet, rows_, c_, 1, cols_ - c_, __VA_ARGS__);                                    \
         }                                                                                          \
-    } while (0)
+    }
+
+BNI_INLINE band next_band(const bni_sheet *sheet, band before) {
+    const size_t end = before.end + sheet->band;
+    return (band){before.end, end < sheet->rows ? end : sheet->rows};
+}
+
+BNI_INLINE band first_band(const bni_sheet *sheet) {
+    return next_band(sheet, (band){0, 0});
+}
 
 BNI_INLINE vf load(const float *from, size_t part, vf rest) {
     return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
+}
+
+BNI_INLINE vd load_wide(const float *from, size_t part, vf rest) {
+    return part == 0 ? vd_load_floats(from) : vd_from(vf_load_part(from, part, rest));
 }
 
 BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
@@ -70,30 +89,59 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
     return sheet->stream && (uintptr_t)out % 16 == 0 && stride % 4 == 0;
 }
 
+/* Fetches rows further down into L2 while a band is worked on, a vector for each vector. Tiles take
+ * a band in columns, which no prefetcher of the processor follows; this goes row by row, in the
+ * order of the addresses. Hinted to L2, where it does not displace what is being worked on. */
+typedef struct fetch {
+    const float *row;
+    size_t column, columns, stride;
+} fetch;
+
+BNI_INLINE fetch fetch_ahead(const bni_sheet *sheet, const float *data, size_t stride) {
+    const float *row = sheet->ahead == 0 ? NULL : data + sheet->ahead * stride;
+    return (fetch){row, 0, sheet->cols, stride};
+}
+
+BNI_INLINE void fetch_vectors(fetch *f, const size_t vectors) {
+    if (f->row == NULL) {
+        return;
+    }
+    BNI_EACH_VECTOR(v) {
+        __builtin_prefetch(f->row + f->column + v * BNI_LANES, 0, 2);
+    }
+    f->column += vectors * BNI_LANES;
+    if (f->column >= f->columns) {
+        f->column = 0;
+        f->row += f->stride;
+    }
+}
+
 /* ---- Moments -------------------------------------------------------------------------------- */
 
 /* In a part vector the missing lanes are the pivot, and add nothing. */
-BNI_INLINE void moments_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                             const float *pivot, double *s1, double *s2, const bool weighted) {
-    vf rest[BNI_TILE];
-    vd center[BNI_TILE], sum[BNI_TILE], square[BNI_TILE];
+BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                             size_t part, fetch *next, const float *pivot, double *s1, double *s2,
+                             const bool weighted) {
+    vf rest[BNI_SUM_TILE];
+    vd center[BNI_SUM_TILE], sum[BNI_SUM_TILE], square[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
         rest[v] = vf_load(pivot + c + v * BNI_LANES);
         center[v] = vd_from(rest[v]);
         sum[v] = vd_load(s1 + c + v * BNI_LANES);
         square[v] = vd_load(s2 + c + v * BNI_LANES);
     }
-    const float *x = sheet->x + c;
-    for (size_t r = 0; r < sheet->rows; r++, x += sheet->x_stride) {
+    const float *x = sheet->x + rows.begin * sheet->x_stride + c;
+    for (size_t r = rows.begin; r < rows.end; r++, x += sheet->x_stride) {
         const float w = weighted ? bni_weight(sheet, r) : 1.0f;
         if (weighted && w == 0.0f) {
             continue;
         }
         const vd weight = vd_set1((double)w);
+        fetch_vectors(next, vectors);
         BNI_EACH_VECTOR(v) {
-            const vd d = vd_sub(vd_from(load(x + v * BNI_LANES, part, rest[v])), center[v]);
+            const vd d = vd_sub(load_wide(x + v * BNI_LANES, part, rest[v]), center[v]);
             const vd wd = weighted ? vd_mul(weight, d) : d;
-            sum[v] = vd_add(sum[v], wd);
+            sum[v] = vd_accumulate(sum[v], wd);
             square[v] = vd_fma(wd, d, square[v]);
         }
     }
@@ -104,18 +152,19 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, size_t c, const size_t vect
 }
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
+    fetch next = fetch_ahead(sheet, sheet->x, sheet->x_stride);
     if (sheet->weight == NULL) {
-        BNI_FOR_TILES(moments_tile, sheet, pivot, s1, s2, false);
+        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, &next, pivot, s1, s2, false);
     } else {
-        BNI_FOR_TILES(moments_tile, sheet, pivot, s1, s2, true);
+        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, &next, pivot, s1, s2, true);
     }
 }
 
 /* ---- Normalize ------------------------------------------------------------------------------ */
 
-BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                               const bni_coef *coef, const bool residual, const bool relu,
-                               const bool stream) {
+BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                               size_t part, fetch *next, const bni_coef *coef, const bool residual,
+                               const bool relu, const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -123,10 +172,11 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t ve
         scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
         shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
     }
-    const float *x = sheet->x + c;
-    float *y = sheet->out + c;
-    const float *add = residual ? sheet->residual + c : NULL;
-    for (size_t r = 0; r < sheet->rows; r++) {
+    const float *x = sheet->x + rows.begin * sheet->x_stride + c;
+    float *y = sheet->out + rows.begin * sheet->y_stride + c;
+    const float *add = residual ? sheet->residual + rows.begin * sheet->y_stride + c : NULL;
+    for (size_t r = rows.begin; r < rows.end; r++) {
+        fetch_vectors(next, vectors);
         BNI_EACH_VECTOR(v) {
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
@@ -143,11 +193,12 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, size_t c, const size_t ve
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
+    fetch next = fetch_ahead(sheet, sheet->x, sheet->x_stride);
     if (can_stream(sheet, sheet->out, sheet->y_stride)) {
-        BNI_FOR_TILES(normalize_tile, sheet, coef, residual, relu, true);
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, &next, coef, residual, relu, true);
         v_stream_end();
     } else {
-        BNI_FOR_TILES(normalize_tile, sheet, coef, residual, relu, false);
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, &next, coef, residual, relu, false);
     }
 }
 
@@ -191,29 +242,40 @@ BNI_INLINE bool is_left_out(const bni_sheet *sheet, size_t row) {
 
 /* x - center is taken in double: it is exact there. In a part vector the missing lanes have dy = 0
  * and x = center. */
-BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                               const bni_coef *coef, double *s1, double *s2, const bni_mask mask) {
-    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
-    vd sum[BNI_TILE], product[BNI_TILE];
+BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                               size_t part, fetch next[2], const bni_coef *coef, double *s1,
+                               double *s2, const bni_mask mask, const bool weighted) {
+    const vf zero = vf_set1(0.0f);
+    vf center[BNI_SUM_TILE], scale[BNI_SUM_TILE], shift[BNI_SUM_TILE];
+    vd origin[BNI_SUM_TILE], sum[BNI_SUM_TILE], product[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
         center[v] = vf_load(coef->center + c + v * BNI_LANES);
         scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
         shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+        origin[v] = vd_from(center[v]);
         sum[v] = vd_load(s1 + c + v * BNI_LANES);
         product[v] = vd_load(s2 + c + v * BNI_LANES);
     }
-    for (size_t r = 0; r < sheet->rows; r++) {
+    for (size_t r = rows.begin; r < rows.end; r++) {
         const float *x = sheet->x + r * sheet->x_stride + c;
-        const bool left_out = is_left_out(sheet, r);
+        const bool left_out = weighted && is_left_out(sheet, r);
+        fetch_vectors(&next[0], vectors);
+        fetch_vectors(&next[1], vectors);
         BNI_EACH_VECTOR(v) {
-            const vf value = load(x + v * BNI_LANES, part, center[v]);
-            const vf gradient = gradient_at(sheet, r * sheet->y_stride + c + v * BNI_LANES, part,
-                                            vf_sub(value, center[v]), scale[v], shift[v], mask);
-            const vd g = vd_from(gradient);
-            const vf known = left_out ? vf_where_zero(gradient, center[v], value) : value;
-            const vd d = vd_sub(vd_from(known), vd_from(center[v]));
-            sum[v] = vd_add(sum[v], g);
-            product[v] = vd_fma(g, d, product[v]);
+            const size_t at = r * sheet->y_stride + c + v * BNI_LANES;
+            vd value = load_wide(x + v * BNI_LANES, part, center[v]);
+            vd g = load_wide(sheet->dy + at, part, zero);
+            if (mask != BNI_MASK_NONE || left_out) {
+                const vf narrow = load(x + v * BNI_LANES, part, center[v]);
+                const vf gradient = gradient_at(sheet, at, part, vf_sub(narrow, center[v]),
+                                                scale[v], shift[v], mask);
+                g = vd_from(gradient);
+                if (left_out) {
+                    value = vd_from(vf_where_zero(gradient, center[v], narrow));
+                }
+            }
+            sum[v] = vd_accumulate(sum[v], g);
+            product[v] = vd_fma(g, vd_sub(value, origin[v]), product[v]);
         }
     }
     BNI_EACH_VECTOR(v) {
@@ -222,24 +284,35 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, size_t c, const size_t ve
     }
 }
 
+BNI_INLINE void grad_sums_masked(const bni_sheet *sheet, const bni_coef *coef, double *s1,
+                                 double *s2, const bni_mask mask) {
+    fetch next[2] = {fetch_ahead(sheet, sheet->x, sheet->x_stride),
+                     fetch_ahead(sheet, sheet->dy, sheet->y_stride)};
+    if (sheet->weight == NULL) {
+        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, next, coef, s1, s2, mask, false);
+    } else {
+        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, next, coef, s1, s2, mask, true);
+    }
+}
+
 static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
                       double *s2) {
     switch (mask) {
     case BNI_MASK_X:
-        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_X);
+        grad_sums_masked(sheet, coef, s1, s2, BNI_MASK_X);
         break;
     case BNI_MASK_Y:
-        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_Y);
+        grad_sums_masked(sheet, coef, s1, s2, BNI_MASK_Y);
         break;
     default:
-        BNI_FOR_TILES(grad_sums_tile, sheet, coef, s1, s2, BNI_MASK_NONE);
+        grad_sums_masked(sheet, coef, s1, s2, BNI_MASK_NONE);
         break;
     }
 }
 
-BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t vectors, size_t part,
-                                const bni_coef *coef, const bni_mask mask, const bool constant,
-                                const bool stream) {
+BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                                size_t part, fetch next[2], const bni_coef *coef,
+                                const bni_mask mask, const bool constant, const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -249,11 +322,13 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t v
         slope[v] = constant ? zero : vf_load(coef->slope + c + v * BNI_LANES);
         offset[v] = constant ? zero : vf_load(coef->offset + c + v * BNI_LANES);
     }
-    for (size_t r = 0; r < sheet->rows; r++) {
+    for (size_t r = rows.begin; r < rows.end; r++) {
         const float *x = sheet->x + r * sheet->x_stride + c;
         float *dx = sheet->dx + r * sheet->x_stride + c;
         const vf weight = vf_set1(sheet->weight == NULL ? 1.0f : bni_weight(sheet, r));
         const bool direct = constant || is_left_out(sheet, r);
+        fetch_vectors(&next[0], vectors);
+        fetch_vectors(&next[1], vectors);
         BNI_EACH_VECTOR(v) {
             const size_t at = r * sheet->y_stride + c + v * BNI_LANES;
             const vf d = constant && mask != BNI_MASK_X
@@ -271,11 +346,13 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, size_t c, const size_t v
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
                                  const bool constant) {
+    fetch next[2] = {fetch_ahead(sheet, sheet->x, sheet->x_stride),
+                     fetch_ahead(sheet, sheet->dy, sheet->y_stride)};
     if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
-        BNI_FOR_TILES(grad_input_tile, sheet, coef, mask, constant, true);
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, next, coef, mask, constant, true);
         v_stream_end();
     } else {
-        BNI_FOR_TILES(grad_input_tile, sheet, coef, mask, constant, false);
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, next, coef, mask, constant, false);
     }
 }
 
@@ -499,6 +576,7 @@ const bn_kernels BNI_TABLE = {
 #undef BNI_NAME
 #undef BNI_LANES
 #undef BNI_TILE
+#undef BNI_SUM_TILE
 #undef BNI_INLINE
 #undef BNI_UNROLL
 #undef BNI_EACH_VECTOR
