@@ -14,49 +14,61 @@
 
 /* ---- Moments of a group --------------------------------------------------------------------- */
 
-/* The values of each feature at a row's first column of it. */
+/* The values of each feature at the first place that it has in a row. */
 static void gather(const bni_batch *batch, const bni_sheet *sheet, size_t row, size_t features,
                    float *values) {
     const float *x = sheet->x + row * sheet->x_stride;
-    if (batch->inner == 1) {
+    if (batch->spatial == 1) {
         memcpy(values, x, features * sizeof *values);
         return;
     }
     for (size_t f = 0; f < features; f++) {
-        values[f] = bni_load_float(x + f * batch->inner);
+        values[f] = bni_load_float(x + f * batch->spatial);
     }
 }
 
-/* Writes the pivot of the block that begins with this sheet: for each feature a value of the block,
- * of a row with the greatest weight in it. Its weight is then at least the average of n rows, and
- * with W the block's weight, m its mean and M2 its sum of squares about it,
+/* The part of a chunk that is summed up about one pivot: sheets from the walk's present one on. */
+typedef struct block {
+    bni_walk walk;
+    bni_sheet sheet;
+    bool more;   /* there is a sheet */
+    size_t rows; /* of the first feature's columns, in the sheets before */
+} block;
+
+/* Goes to the next sheet. Returns whether it is of the same block. */
+static bool next_in_block(block *b) {
+    b->rows += b->walk.column == 0 ? b->sheet.rows : 0;
+    b->more = bni_walk_next(&b->walk, &b->sheet);
+    return b->more && !(b->walk.apart && b->rows + b->sheet.rows > BLOCK_ROWS);
+}
+
+/* Writes the pivot of a block: for each feature a value of the block, of a row with the greatest
+ * weight in it. Its weight is then at least the average of n rows, and with W the block's weight, m
+ * its mean and M2 its sum of squares about it,
  *
  *     sum of w * (x - p)^2 = M2 + W * (p - m)^2 <= M2 * (1 + W / w_p) <= M2 * (1 + n)
  *
  * Returns whether there is a row with a weight at all. */
-static bool set_pivot(const bni_batch *batch, bni_walk walk, bni_sheet sheet, size_t features,
-                      float *pivot) {
+static bool set_pivot(block b, size_t features, float *pivot) {
+    const bni_batch *batch = b.walk.batch;
     float greatest = 0.0f;
-    size_t rows = 0;
-    bool more = true;
     if (batch->weight == NULL) {
-        gather(batch, &sheet, 0, features, pivot);
+        gather(batch, &b.sheet, 0, features, pivot);
         return true;
     }
-    for (; more && rows + sheet.rows <= BLOCK_ROWS; more = bni_walk_next(&walk, &sheet)) {
-        for (size_t r = 0; r < sheet.rows; r++) {
-            const float weight = bni_weight(&sheet, r);
+    do {
+        for (size_t r = 0; b.walk.column == 0 && r < b.sheet.rows; r++) {
+            const float weight = bni_weight(&b.sheet, r);
             if (weight > greatest) {
                 greatest = weight;
-                gather(batch, &sheet, r, features, pivot);
+                gather(batch, &b.sheet, r, features, pivot);
             }
         }
-        rows += sheet.rows;
-    }
+    } while (next_in_block(&b));
     return greatest > 0.0f;
 }
 
-/* The sum of a sheet's weights, for each feature. */
+/* The sum of the weights in a sheet, for each of the features whose columns it has. */
 static double sheet_weight(const bni_sheet *sheet, size_t features) {
     const double columns = (double)(sheet->cols / features);
     double rows = (double)sheet->rows;
@@ -74,28 +86,28 @@ static double sheet_weight(const bni_sheet *sheet, size_t features) {
 void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                        size_t group, size_t chunk, bni_sums *sums) {
     const size_t features = bni_group_size(batch, group);
+    const size_t sheet_features = batch->layout == BNI_PLANES ? 1 : features;
     const size_t width = bni_padded(features * batch->inner * batch->outer);
     float pivot[BNI_PANEL] = {0}, columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
-    bni_walk walk = bni_walk_begin(batch, &data, BNI_READS, group, chunk);
-    bni_sheet sheet;
-    bool more = bni_walk_next(&walk, &sheet);
+    block b = {.walk = bni_walk_begin(batch, &data, BNI_READS, group, chunk)};
+    b.more = bni_walk_next(&b.walk, &b.sheet);
     sums->count = 0.0;
     memset(sums->mean, 0, features * sizeof *sums->mean);
     memset(sums->m2, 0, features * sizeof *sums->m2);
-    while (more) {
-        const bool weighs = set_pivot(batch, walk, sheet, features, pivot);
+    while (b.more) {
+        b.rows = 0;
+        const bool weighs = set_pivot(b, features, pivot);
         const float *column_pivot = bni_expand(batch, features, pivot, columns);
         memset(s1, 0, width * sizeof *s1);
         memset(s2, 0, width * sizeof *s2);
         double count = 0.0;
-        for (size_t rows = 0; more && rows + sheet.rows <= BLOCK_ROWS;
-             more = bni_walk_next(&walk, &sheet)) {
-            kernels->moments(&sheet, column_pivot, s1, s2);
-            count += sheet_weight(&sheet, features);
-            rows += sheet.rows;
-        }
+        do {
+            const size_t at = b.walk.column;
+            kernels->moments(&b.sheet, column_pivot + at, s1 + at, s2 + at);
+            count += at == 0 ? sheet_weight(&b.sheet, sheet_features) : 0.0;
+        } while (next_in_block(&b));
         if (weighs) {
             kernels->fold(s1, batch->outer, features, batch->inner);
             kernels->fold(s2, batch->outer, features, batch->inner);
@@ -161,18 +173,18 @@ bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
     /* mean and m2; those of a batch that is being added; those of the chunks. */
     const size_t padded = bni_padded(num_features);
     const size_t bytes = (4 * padded + bni_moments_scratch(num_features)) * sizeof(double);
-    double *block = malloc(bytes);
-    if (block == NULL) {
+    double *arrays = malloc(bytes);
+    if (arrays == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
-    memset(block, 0, 2 * padded * sizeof *block);
+    memset(arrays, 0, 2 * padded * sizeof *arrays);
     *moments = (bn_moments){.num_features = num_features,
-                            .mean = block,
-                            .m2 = block + padded,
-                            .internal = {.owned = block,
+                            .mean = arrays,
+                            .m2 = arrays + padded,
+                            .internal = {.owned = arrays,
                                          .owned_bytes = bytes,
                                          .kernels = bni_kernels_select(),
-                                         .scratch = block + 2 * padded}};
+                                         .scratch = arrays + 2 * padded}};
     return BN_STATUS_OK;
 }
 

@@ -3,7 +3,7 @@
 #ifndef BNI_MOMENTS_H
 #define BNI_MOMENTS_H
 
-#include "batch.h"
+#include "sheets.h"
 
 /* Arrays for the moments of every chunk of a batch; chunk c's begin at c * padded features. */
 typedef struct bni_chunk_moments {

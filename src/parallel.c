@@ -23,26 +23,22 @@
 /* Chunks are whole blocks of rows where there are enough of them. */
 #define CHUNK_STEP ((size_t)16)
 
-static size_t divide_up(size_t a, size_t b) {
-    return a / b + (a % b != 0);
-}
-
 /* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
 size_t bni_most_chunks(size_t features) {
-    return divide_up(MOST_TASKS, divide_up(features, BNI_PANEL));
+    return bni_divide_up(MOST_TASKS, bni_divide_up(features, BNI_PANEL));
 }
 
 void bni_cut(bni_batch *batch) {
     const double by_size = batch->elements / (double)TASK_ELEMENTS;
     const size_t tasks = by_size < (double)MOST_TASKS ? (size_t)by_size : MOST_TASKS;
     const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
-    const size_t chunks = whole ? 1 : divide_up(tasks, batch->groups);
-    size_t units = divide_up(batch->units, chunks);
+    const size_t chunks = whole ? 1 : bni_divide_up(tasks, batch->groups);
+    size_t units = bni_divide_up(batch->units, chunks);
     if (batch->layout != BNI_PLANES) {
-        units = divide_up(units, CHUNK_STEP) * CHUNK_STEP;
+        units = bni_divide_up(units, CHUNK_STEP) * CHUNK_STEP;
     }
     batch->chunk_units = units;
-    batch->chunks = divide_up(batch->units, units);
+    batch->chunks = bni_divide_up(batch->units, units);
 }
 
 /* How many threads share the batch's tasks. */

@@ -50,10 +50,11 @@ typedef struct bni_sheet {
     float *dresidual;    /* NULL: not wanted */
     const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
     size_t weight_step;
-    size_t band;  /* rows to go down a tile's columns before the next tile; divides the work of a
-                     sheet into bands of whole rows */
-    size_t ahead; /* while a row is worked on, fetch the one so many rows below it; 0: none */
-    bool stream;  /* the outputs are not read again soon: write them past the caches */
+    size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
+                    sheet into bands of whole rows */
+    size_t x_ahead,
+        y_ahead; /* with each element, fetch the one so many elements further on; 0: no */
+    bool stream; /* the outputs are not read again soon: write them past the caches */
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */

@@ -97,9 +97,14 @@ typedef struct fetch {
     size_t column, columns, stride;
 } fetch;
 
-BNI_INLINE fetch fetch_ahead(const bni_sheet *sheet, const float *data, size_t stride) {
-    const float *row = sheet->ahead == 0 ? NULL : data + sheet->ahead * stride;
-    return (fetch){row, 0, sheet->cols, stride};
+BNI_INLINE fetch fetch_x(const bni_sheet *sheet) {
+    const float *row = sheet->x_ahead == 0 ? NULL : sheet->x + sheet->x_ahead;
+    return (fetch){row, 0, sheet->cols, sheet->x_stride};
+}
+
+BNI_INLINE fetch fetch_dy(const bni_sheet *sheet) {
+    const float *row = sheet->y_ahead == 0 ? NULL : sheet->dy + sheet->y_ahead;
+    return (fetch){row, 0, sheet->cols, sheet->y_stride};
 }
 
 BNI_INLINE void fetch_vectors(fetch *f, const size_t vectors) {
@@ -152,7 +157,7 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
 }
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
-    fetch next = fetch_ahead(sheet, sheet->x, sheet->x_stride);
+    fetch next = fetch_x(sheet);
     if (sheet->weight == NULL) {
         BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, &next, pivot, s1, s2, false);
     } else {
@@ -193,7 +198,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
-    fetch next = fetch_ahead(sheet, sheet->x, sheet->x_stride);
+    fetch next = fetch_x(sheet);
     if (can_stream(sheet, sheet->out, sheet->y_stride)) {
         BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, &next, coef, residual, relu, true);
         v_stream_end();
@@ -286,8 +291,7 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void grad_sums_masked(const bni_sheet *sheet, const bni_coef *coef, double *s1,
                                  double *s2, const bni_mask mask) {
-    fetch next[2] = {fetch_ahead(sheet, sheet->x, sheet->x_stride),
-                     fetch_ahead(sheet, sheet->dy, sheet->y_stride)};
+    fetch next[2] = {fetch_x(sheet), fetch_dy(sheet)};
     if (sheet->weight == NULL) {
         BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, next, coef, s1, s2, mask, false);
     } else {
@@ -346,8 +350,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
                                  const bool constant) {
-    fetch next[2] = {fetch_ahead(sheet, sheet->x, sheet->x_stride),
-                     fetch_ahead(sheet, sheet->dy, sheet->y_stride)};
+    fetch next[2] = {fetch_x(sheet), fetch_dy(sheet)};
     if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
         BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, next, coef, mask, constant, true);
         v_stream_end();

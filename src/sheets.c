@@ -1,0 +1,274 @@
+/* See sheets.h. */
+#include "sheets.h"
+
+#include <string.h>
+
+/* Elements of a sheet, 64 KiB: what is asked of a kernel at once. */
+#define SHEET_ELEMENTS ((size_t)16384)
+
+/* A kernel goes down a tile's columns through the rows of a band before it turns to the next tile.
+ * Where sums are formed the band is the sheet, which L2 holds while the tiles go over it: with rows
+ * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1
+ * costs 3.24.
+ *
+ * Passes that write take 8 KiB: with rows of 4 KiB a load meets the address that was stored to in
+ * the row before in its low 12 bits, and waits for it. 2 rows cost 1.67 ns, 8 cost 3.00; narrower
+ * rows do not care. And 4 rows where stores are streamed: the write buffers of a core are few, and
+ * a line that leaves one before it is full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with
+ * 8). Rows of one tile, which are planes, lie one behind the other and need no such care. */
+#define WRITE_ELEMENTS ((size_t)2048)
+#define STREAM_ROWS    ((size_t)4)
+
+/* Batches of at least so many elements, 4 MiB, are fetched ahead of the kernels: rows further down,
+ * so many elements (64 KiB) away. Below it the data is in L2 or the processor keeps up by itself.
+ */
+#define FETCH_FROM  1048576.0
+#define FETCH_AHEAD ((size_t)16384)
+
+/* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
+ * they would leave them before anyone reads them, and take the input with them. */
+#define STREAM_ELEMENTS 8388608.0
+
+/* Columns that a plane is cut into: a tile of the widest kernels, half of it where sums are formed,
+ * so that a plane is read from its first element to its last. */
+#define PLANE_WIDTH ((size_t)64)
+
+/* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
+ * row of PLANE_WIDTH is at most a fifth. */
+#define PLANE_MIN ((size_t)256)
+
+/* Planes of a group, as far as its columns go, are together at least so many elements, 32 KiB: the
+ * next sample's are a jump away in memory, which costs less the longer the run is. */
+#define PLANE_RUN ((size_t)8192)
+
+/* Rows narrower than this are folded: at 256 columns the part vector at a row's end costs at most
+ * 1 of 17. */
+#define FOLD_BELOW ((size_t)256)
+
+/* Samples side by side so that a row is whole vectors, and whole tiles where they fit; 1: no fold.
+ */
+static size_t samples_to_fold(size_t features, size_t n) {
+    if (features >= FOLD_BELOW || features % PLANE_WIDTH == 0) {
+        return 1;
+    }
+    for (size_t multiple = PLANE_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
+        size_t samples = 1;
+        while (samples * features % multiple != 0) {
+            samples++;
+        }
+        if (samples * features <= BNI_PANEL && samples <= n) {
+            return samples;
+        }
+    }
+    return 1;
+}
+
+void bni_lay_out(bni_batch *batch, bool dense) {
+    batch->outer = 1;
+    batch->inner = 1;
+    batch->units = batch->n;
+    batch->layout = BNI_ROWS;
+    batch->group_features = bni_smaller(batch->features, BNI_PANEL);
+    if (batch->spatial == 1) {
+        if (dense && batch->weight == NULL) {
+            batch->outer = samples_to_fold(batch->features, batch->n);
+        }
+        if (batch->outer > 1) {
+            batch->layout = BNI_FOLDED;
+            batch->units = bni_divide_up(batch->n, batch->outer);
+        }
+    } else if (batch->spatial < PLANE_MIN) {
+        batch->inner = batch->spatial;
+        batch->group_features = bni_smaller(batch->features, BNI_PANEL / batch->spatial);
+    } else {
+        batch->layout = BNI_PLANES;
+        batch->inner = PLANE_WIDTH;
+        batch->group_features =
+            bni_smaller(bni_divide_up(PLANE_RUN, batch->spatial), BNI_PANEL / PLANE_WIDTH);
+        batch->group_features = bni_smaller(batch->group_features, batch->features);
+    }
+    batch->groups = bni_divide_up(batch->features, batch->group_features);
+}
+
+size_t bni_group_size(const bni_batch *batch, size_t group) {
+    return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
+}
+
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
+                        size_t chunk) {
+    const size_t begin = chunk * batch->chunk_units;
+    bni_sheet buffers = *data;
+    buffers.stream = batch->elements >= STREAM_ELEMENTS;
+    return (bni_walk){.batch = batch,
+                      .data = buffers,
+                      .pass = pass,
+                      .group = group,
+                      .unit = begin,
+                      .end = bni_smaller(begin + batch->chunk_units, batch->units)};
+}
+
+/* Rows so that there are so many elements, or few more. */
+static size_t rows_of(size_t elements, size_t cols) {
+    return bni_divide_up(elements, cols);
+}
+
+/* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
+ * in. */
+static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
+    const size_t cols = sheet->cols;
+    sheet->rows = bni_smaller(left, bni_smaller(rows_of(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
+    sheet->band = sheet->rows;
+    if (walk->pass == BNI_WRITES && cols > PLANE_WIDTH) {
+        sheet->band = walk->data.stream ? STREAM_ROWS : rows_of(WRITE_ELEMENTS, cols);
+    }
+}
+
+/* Has rows further down fetched, where there are enough of them. */
+static void fetch_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
+    const size_t rows = rows_of(FETCH_AHEAD, sheet->cols);
+    if (walk->batch->elements >= FETCH_FROM && left >= sheet->rows + rows) {
+        sheet->x_ahead = rows * sheet->x_stride;
+        sheet->y_ahead = rows * sheet->y_stride;
+    }
+}
+
+static const float *input_at(const float *start, size_t offset) {
+    return start == NULL ? NULL : start + offset;
+}
+
+static float *output_at(float *start, size_t offset) {
+    return start == NULL ? NULL : start + offset;
+}
+
+/* A sheet whose first element is at these offsets from the buffers' beginnings. */
+static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
+    return (bni_sheet){.stream = data->stream,
+                       .x = input_at(data->x, x),
+                       .dx = output_at(data->dx, x),
+                       .residual = input_at(data->residual, y),
+                       .out = output_at(data->out, y),
+                       .y = input_at(data->y, y),
+                       .dy = input_at(data->dy, y),
+                       .dresidual = output_at(data->dresidual, y)};
+}
+
+/* The next rows of a run of elements without gaps; the elements behind the last full row are a row
+ * of their own. Returns whether the run ends with them. */
+static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_t width,
+                        bni_sheet *sheet) {
+    const size_t left = length - walk->done;
+    *sheet = sheet_at(&walk->data, x + walk->done, y + walk->done);
+    sheet->cols = bni_smaller(left, width);
+    sheet->x_stride = width;
+    sheet->y_stride = width;
+    set_rows(walk, left / sheet->cols, sheet);
+    fetch_rows(walk, left / sheet->cols, sheet);
+    walk->done += sheet->rows * sheet->cols;
+    return walk->done == length;
+}
+
+static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    const size_t left = walk->end - walk->unit;
+    *sheet = sheet_at(&walk->data, x, y);
+    sheet->cols = bni_group_size(batch, walk->group) * batch->inner;
+    sheet->x_stride = batch->x_stride;
+    sheet->y_stride = batch->y_stride;
+    sheet->weight = input_at(batch->weight, walk->unit);
+    sheet->weight_step = 1;
+    set_rows(walk, left, sheet);
+    fetch_rows(walk, left, sheet);
+    walk->unit += sheet->rows;
+}
+
+/* A chunk is one run, from its first unit to its last, or to the last sample. */
+static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    const size_t width = batch->outer * batch->features;
+    const size_t begin = walk->unit * width;
+    const size_t end = bni_smaller(walk->end * width, batch->n * batch->features);
+    if (next_of_run(walk, begin, begin, end - begin, width, sheet)) {
+        walk->unit = walk->end;
+    }
+}
+
+/* A plane is a run. */
+static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    const size_t skip = walk->plane * batch->spatial;
+    const size_t width = walk->pass == BNI_READS ? PLANE_WIDTH / 2 : PLANE_WIDTH;
+    const size_t features = bni_group_size(batch, walk->group);
+    const float *weight = input_at(batch->weight, walk->unit);
+    walk->column = walk->plane * PLANE_WIDTH;
+    walk->apart = features == 1 || (walk->plane == 0 && walk->done == 0);
+    const bool ends = next_of_run(walk, x + skip, y + skip, batch->spatial, width, sheet);
+    sheet->weight = weight;
+    sheet->weight_step = 0;
+    if (batch->elements >= FETCH_FROM && features > 1 && walk->unit + 1 < walk->end) {
+        sheet->x_ahead = batch->x_stride; /* the same plane of the next sample */
+        sheet->y_ahead = batch->y_stride;
+    }
+    if (ends) {
+        walk->done = 0;
+        walk->plane++;
+    }
+    if (walk->plane == features) {
+        walk->plane = 0;
+        walk->unit++;
+    }
+}
+
+bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    if (walk->unit == walk->end) {
+        return false;
+    }
+    const size_t first = bni_group_first(batch, walk->group) * batch->spatial;
+    const size_t x = walk->unit * batch->x_stride + first;
+    const size_t y = walk->unit * batch->y_stride + first;
+    walk->column = 0;
+    walk->apart = true;
+    switch (batch->layout) {
+    case BNI_ROWS:
+        next_of_rows(walk, x, y, sheet);
+        break;
+    case BNI_FOLDED:
+        next_of_fold(walk, sheet);
+        break;
+    case BNI_PLANES:
+        next_of_planes(walk, x, y, sheet);
+        break;
+    }
+    return true;
+}
+
+const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
+                        float columns[BNI_PANEL]) {
+    const size_t inner = batch->inner;
+    const size_t period = features * inner;
+    if (values == NULL || period * batch->outer == features) {
+        return values;
+    }
+    for (size_t f = 0; f < features; f++) {
+        for (size_t i = 0; i < inner; i++) {
+            columns[f * inner + i] = values[f];
+        }
+    }
+    for (size_t o = 1; o < batch->outer; o++) {
+        memcpy(columns + o * period, columns, period * sizeof *columns);
+    }
+    for (size_t c = batch->outer * period; c < bni_padded(batch->outer * period); c++) {
+        columns[c] = 0.0f; /* kernels load whole vectors */
+    }
+    return columns;
+}
+
+static const float *from_column(const float *columns, size_t column) {
+    return columns == NULL ? NULL : columns + column;
+}
+
+bni_coef bni_coef_at(const bni_coef *coef, size_t column) {
+    return (bni_coef){from_column(coef->center, column), from_column(coef->scale, column),
+                      from_column(coef->shift, column), from_column(coef->slope, column),
+                      from_column(coef->offset, column)};
+}

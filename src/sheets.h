@@ -1,0 +1,62 @@
+/*
+ * How a batch becomes sheets, the rows of columns that kernels work on (kernels/kernels.h).
+ *
+ * The features are cut into groups, the samples into units. A group has columns, a whole number of
+ * them a feature: column (o * features + f) * inner + i belongs to the group's feature f, for all
+ * o < outer and i < inner. The layout says what is where:
+ *
+ *     BNI_ROWS    N x D with wide rows, or N x C x S with small planes. A unit is a sample, and has
+ *                 one row: a panel of features (inner = 1) or of whole planes (inner = S).
+ *     BNI_FOLDED  dense N x D with narrow rows. A unit is `outer` samples side by side, so that
+ *                 vectors are full; the last unit may have fewer. There is one group.
+ *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
+ *                 into rows, which use the feature's own `inner` columns, or half of them.
+ */
+#ifndef BNI_SHEETS_H
+#define BNI_SHEETS_H
+
+#include "batch.h"
+
+/* No sheet has more rows. */
+#define BNI_SHEET_ROWS ((size_t)256)
+
+/* Chooses the layout, groups and units of a batch. Dense: neither x nor y has gaps between rows. */
+void bni_lay_out(bni_batch *batch, bool dense);
+
+static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
+    return group * batch->group_features;
+}
+
+/* How many features a group has. */
+size_t bni_group_size(const bni_batch *batch, size_t group);
+
+/* What a pass does to the data: the sheets that suit it differ. */
+typedef enum bni_pass { BNI_READS, BNI_WRITES } bni_pass;
+
+/* A walk over the sheets of one group in one chunk of units. */
+typedef struct bni_walk {
+    size_t column; /* of the group: where the sheet that was last returned begins */
+    bool apart;    /* that sheet begins a row of all columns, so that sums may begin with it */
+
+    const bni_batch *batch;
+    bni_sheet data; /* where the whole batch's buffers begin */
+    bni_pass pass;
+    size_t group, unit, end;
+    size_t plane, done; /* within a unit: the plane, and elements of the present run */
+} bni_walk;
+
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
+                        size_t chunk);
+
+/* Writes the next sheet and returns true, or returns false at the end. */
+bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);
+
+/* Repeats a value a feature into a value a column. Returns the columns, or the values themselves
+ * where they are the same: they must then be readable up to a multiple of BNI_PAD. */
+const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
+                        float columns[BNI_PANEL]);
+
+/* The coefficients from a column on. */
+bni_coef bni_coef_at(const bni_coef *coef, size_t column);
+
+#endif
