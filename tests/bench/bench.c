@@ -1,0 +1,142 @@
+/*
+ * Times the library against what memory allows and against its peers; README.md says how and why.
+ */
+#include "check.h"
+#include "contestant.h"
+#include "imported.h"
+#include "options.h"
+#include "problem.h"
+#include "report.h"
+#include "timing.h"
+
+#include <batchnorm/bn_layer.h>
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t make_contestants(bench_contestant *made, const bench_problem *p, bench_direction d,
+                               int threads) {
+    size_t count = 0;
+    count += library_make(&made[count], p, d, threads);
+    for (size_t k = 0; floor_make(&made[count], p, d, threads, k); k++) {
+        count++;
+    }
+    count += onednn_make(&made[count], p, d);
+    count += textbook_make(&made[count], p, d);
+    return count;
+}
+
+/* Adds what another program measured; there is no room for more than a few such contestants. */
+static void add_imported(bench_result *result, const bench_imported *all) {
+    size_t at = 0;
+    const imported_time *time;
+    while (result->count < MOST_ENTRIES &&
+           (time = imported_next(all, result->shape, result->direction, result->threads, &at))) {
+        result->entries[result->count++] = (bench_entry){.name = time->contestant,
+                                                         .role = ROLE_PEER,
+                                                         .timing = {.us = time->us, .spread = -1},
+                                                         .error = -1};
+    }
+}
+
+static bench_result measure(const bench_problem *p, bench_check *c, bench_direction d, int threads,
+                            double seconds) {
+    bench_contestant contestants[MOST_ENTRIES];
+    bench_timing timings[MOST_ENTRIES];
+    bench_result made = {.shape = p->shape, .direction = d, .threads = threads};
+    omp_set_num_threads(threads);
+    made.count = make_contestants(contestants, p, d, threads);
+    for (size_t k = 0; k < made.count; k++) {
+        const bench_contestant *which = &contestants[k];
+        const double error = which->role == ROLE_FLOOR ? -1 : check_contestant(c, which, p, d);
+        made.entries[k] = (bench_entry){.name = which->name, .role = which->role, .error = error};
+    }
+    time_contestants(contestants, made.count, seconds, timings);
+    for (size_t k = 0; k < made.count; k++) {
+        made.entries[k].timing = timings[k];
+        contestants[k].end(contestants[k].state);
+    }
+    return made;
+}
+
+static bool wants_any(const bench_options *o, const bench_shape *shape) {
+    bool any = false;
+    for (bench_direction d = 0; d < DIRECTIONS; d++) {
+        any = any || options_want(o, shape, d);
+    }
+    return any;
+}
+
+static void measure_shape(const bench_options *o, const bench_imported *others,
+                          const bench_shape *shape, bench_report *r) {
+    bench_problem p = problem_make(shape);
+    bench_check c = check_make(&p);
+    for (size_t t = 0; t < o->thread_counts; t++) {
+        for (bench_direction d = 0; d < DIRECTIONS; d++) {
+            if (options_want(o, shape, d)) {
+                bench_result made = measure(&p, &c, d, o->threads[t], o->seconds);
+                add_imported(&made, others);
+                report_add(r, &made);
+            }
+        }
+    }
+    check_free(&c);
+    problem_free(&p);
+}
+
+static void list(const bench_options *o) {
+    for (size_t k = 0; k < shape_count; k++) {
+        for (bench_direction d = 0; d < DIRECTIONS; d++) {
+            if (options_want(o, &shapes[k], d)) {
+                char name[CASE_NAME];
+                case_name(&shapes[k], d, name);
+                printf("%-26s # %s\n", name, shapes[k].note);
+            }
+        }
+    }
+}
+
+static void print_machine(void) {
+    char line[256];
+    FILE *cpus = fopen("/proc/cpuinfo", "r");
+    while (cpus != NULL && fgets(line, sizeof line, cpus) != NULL) {
+        if (strncmp(line, "model name", 10) == 0) {
+            fputs(strchr(line, ':') + 2, stdout);
+            break;
+        }
+    }
+    if (cpus != NULL) {
+        fclose(cpus);
+    }
+    bn_layer layer;
+    if (bn_layer_init(&layer, 1, NULL) == BN_STATUS_OK) {
+        printf("%d processors; batchnorm %s, %s; ", omp_get_num_procs(), bn_version(),
+               bn_layer_isa(&layer));
+        bn_layer_free(&layer);
+    }
+    printf("%s\n", onednn_version() != NULL ? onednn_version() : "no oneDNN");
+}
+
+int main(int argc, char **argv) {
+    const bench_options o = options_read(argc, argv);
+    if (o.list) {
+        list(&o);
+        return EXIT_SUCCESS;
+    }
+    bench_imported others = {0};
+    if (o.torch_csv != NULL) {
+        others = imported_read(o.torch_csv);
+    }
+    print_machine();
+    bench_report r = report_begin(o.csv, shape_count * DIRECTIONS * o.thread_counts);
+    for (size_t k = 0; k < shape_count; k++) {
+        if (wants_any(&o, &shapes[k])) {
+            measure_shape(&o, &others, &shapes[k], &r);
+        }
+    }
+    report_end(&r);
+    imported_free(&others);
+    return EXIT_SUCCESS;
+}

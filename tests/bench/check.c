@@ -1,0 +1,125 @@
+/* See check.h. */
+#include "check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The reference takes some 100 ns a value. */
+enum { VALUES = 1 << 17, FEWEST_FEATURES = 3 };
+
+/* A peer may be inaccurate, but not by a hundredth. */
+#define PEER_LIMIT (0.01 / REF_UNIT)
+
+/* Copies the chosen features' values out of a tensor of the problem's shape. */
+static void pick(const bench_check *c, const bench_shape *shape, const float *from, float *to) {
+    for (size_t i = 0; i < shape->n; i++) {
+        for (size_t k = 0; k < c->layer.num_features; k++, to += shape->s) {
+            memcpy(to, from + (i * shape->c + c->feature[k]) * shape->s, shape->s * sizeof *to);
+        }
+    }
+}
+
+static float *picked_vector(const bench_check *c, const float *from) {
+    float *to = ref_floats(c->layer.num_features);
+    for (size_t k = 0; k < c->layer.num_features; k++) {
+        to[k] = from[c->feature[k]];
+    }
+    return to;
+}
+
+/* Gradients of gamma and beta are sums of many terms of either sign: an error is measured by the
+ * larger of the sum and of what such a sum comes to by chance. */
+static double *gradient_scale(const bench_check *c, const double *gradient) {
+    double *scale = ref_doubles(c->layer.num_features);
+    for (size_t k = 0; k < c->layer.num_features; k++) {
+        scale[k] = fabs(gradient[k]) + sqrt(c->trained.weight);
+    }
+    return scale;
+}
+
+bench_check check_make(const bench_problem *p) {
+    const bench_shape *shape = p->shape;
+    size_t features = VALUES / (shape->n * shape->s);
+    features = features < FEWEST_FEATURES ? FEWEST_FEATURES : features;
+    features = features < shape->c ? features : shape->c;
+
+    bench_check c = {.layer = {.num_features = features, .options = {.eps = PROBLEM_EPS}},
+                     .batch = {.n = shape->n, .spatial = shape->s}};
+    c.feature = bench_allocate(features * sizeof *c.feature);
+    for (size_t k = 0; k < features; k++) {
+        c.feature[k] = features > 1 ? k * (shape->c - 1) / (features - 1) : 0;
+    }
+    c.layer.gamma = picked_vector(&c, p->gamma);
+    c.layer.beta = picked_vector(&c, p->beta);
+    c.layer.running_mean = picked_vector(&c, p->running_mean);
+    c.layer.running_var = picked_vector(&c, p->running_var);
+
+    float *x = ref_floats(shape->n * features * shape->s);
+    float *dy = ref_floats(shape->n * features * shape->s);
+    pick(&c, shape, p->x, x);
+    pick(&c, shape, p->dy, dy);
+    c.trained = ref_forward(&c.layer, &c.batch, x);
+    ref_backward(&c.trained, &c.layer, &c.batch, x, dy);
+    c.layer.frozen = true;
+    c.frozen = ref_forward(&c.layer, &c.batch, x);
+    c.dgamma_scale = gradient_scale(&c, c.trained.dgamma);
+    c.dbeta_scale = gradient_scale(&c, c.trained.dbeta);
+    free(dy);
+    c.got = x;
+    return c;
+}
+
+void check_free(bench_check *c) {
+    ref_free(&c->trained);
+    ref_free(&c->frozen);
+    free(c->layer.gamma);
+    free(c->layer.beta);
+    free(c->layer.running_mean);
+    free(c->layer.running_var);
+    free(c->dgamma_scale);
+    free(c->dbeta_scale);
+    free(c->feature);
+    free(c->got);
+    *c = (bench_check){0};
+}
+
+static double vector_error(const bench_check *c, const float *got, const double *want,
+                           const double *scale) {
+    float *picked = picked_vector(c, got);
+    const double error = ref_error_vector(c->layer.num_features, picked, want, scale);
+    free(picked);
+    return error;
+}
+
+double check_contestant(bench_check *c, const bench_contestant *which, const bench_problem *p,
+                        bench_direction d) {
+    /* NaNs, so that what another contestant left is not taken for a result. */
+    memset(p->out, 0xff, shape_elements(p->shape) * sizeof *p->out);
+    which->call(which->state);
+    pick(c, p->shape, p->out, c->got);
+
+    const ref_result *want = d == INFERENCE ? &c->frozen : &c->trained;
+    const double error = ref_error_tensor(want, c->got, c->layer.num_features * want->spatial,
+                                          d == BACKWARD ? want->dx : want->y,
+                                          d == BACKWARD ? want->dx_scale : want->y_scale);
+    double parameters = 0;
+    if (d == BACKWARD) {
+        parameters = fmax(vector_error(c, which->dgamma, want->dgamma, c->dgamma_scale),
+                          vector_error(c, which->dbeta, want->dbeta, c->dbeta_scale));
+    }
+
+    const bool library = which->role == ROLE_LIBRARY;
+    const double limit = !library ? PEER_LIMIT : d == BACKWARD ? REF_LIMIT_DX : REF_LIMIT;
+    if (!(error <= limit && parameters <= (library ? REF_LIMIT : PEER_LIMIT))) {
+        char name[CASE_NAME];
+        case_name(p->shape, d, name);
+        fprintf(stderr,
+                "\nbench: WRONG RESULT: %s, %s: the largest error of %s is %.4g units of 2^-24, of "
+                "dgamma and dbeta %.4g; allowed are %.4g\n",
+                which->name, name, d == BACKWARD ? "dx" : "y", error, parameters, limit);
+        exit(EXIT_FAILURE);
+    }
+    return error;
+}

@@ -1,0 +1,32 @@
+/* Whether contestants compute what they should: their results against double precision. */
+#ifndef BN_BENCH_CHECK_H
+#define BN_BENCH_CHECK_H
+
+#include "contestant.h"
+
+#include "../unit/reference.h"
+
+/* Some features of a problem, as a problem of their own, and what should come of it. */
+typedef struct bench_check {
+    size_t *feature; /* [features]: where they are in the whole */
+    bn_layer layer;  /* what the reference reads of a layer */
+    bn_batch batch;
+    float *got;         /* [n][features][S]: a contestant's values of them */
+    ref_result trained; /* forward and backward */
+    ref_result frozen;  /* inference */
+    double *dgamma_scale, *dbeta_scale;
+} bench_check;
+
+/* Computes what should come of the problem's features: all of them where it is small, else the
+ * first, some between, and the last. */
+bench_check check_make(const bench_problem *problem);
+void check_free(bench_check *c);
+
+/* Calls the contestant once and returns how far y or dx is from what it should be, in units of
+ * 2^-24 of the feature's largest (see reference.h). Exits where the library is outside the limits
+ * that its tests set, and where a peer's result is so wrong that it cannot have been called as it
+ * should. */
+double check_contestant(bench_check *c, const bench_contestant *which, const bench_problem *problem,
+                        bench_direction d);
+
+#endif

@@ -1,0 +1,42 @@
+/* What is timed: a call that works on a problem's buffers, and what it needs prepared. */
+#ifndef BN_BENCH_CONTESTANT_H
+#define BN_BENCH_CONTESTANT_H
+
+#include "problem.h"
+
+#include <stdbool.h>
+
+typedef enum bench_role { ROLE_LIBRARY, ROLE_FLOOR, ROLE_PEER } bench_role;
+
+typedef struct bench_contestant {
+    const char *name; /* static */
+    bench_role role;
+    void *state;
+    void (*call)(void *state);   /* what is timed */
+    void (*end)(void *state);    /* gives back what making it took */
+    const float *dgamma, *dbeta; /* backward: where the call writes them */
+} bench_contestant;
+
+/* Each makes a contestant for one case and returns true, or returns false where it has none. All
+ * that can be prepared once (allocation, primitives, the forward before a backward) is. The caller
+ * has set OpenMP's number of threads to threads. */
+
+/* This library. */
+bool library_make(bench_contestant *made, const bench_problem *problem, bench_direction d,
+                  int threads);
+
+/* The floor: y = x, or dx = x + dy, in several ways; the fastest is the floor. variant counts from
+ * 0; false past the last. */
+bool floor_make(bench_contestant *made, const bench_problem *problem, bench_direction d,
+                int threads, size_t variant);
+
+/* Plain loops on one thread. */
+bool textbook_make(bench_contestant *made, const bench_problem *problem, bench_direction d);
+
+/* oneDNN; false where it was not found when this was built. */
+bool onednn_make(bench_contestant *made, const bench_problem *problem, bench_direction d);
+
+/* Its name and version; NULL where it was not found. */
+const char *onednn_version(void);
+
+#endif

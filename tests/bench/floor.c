@@ -1,0 +1,124 @@
+/*
+ * What memory allows: y = x (forward, inference) or dx = x + dy (backward), with the widest vectors
+ * of this machine, with ordinary stores and with stores past the caches, on one thread and on all.
+ */
+#include "contestant.h"
+
+#include <omp.h>
+#include <stdlib.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+typedef void kernel(const float *x, const float *dy, float *out, size_t count);
+
+/* ---- Kernels --------------------------------------------------------------------------------- */
+
+/* Writes value, or what is left over last_value by last_value. out is aligned. */
+#define KERNEL(name, attributes, width, store, value, last_value)                                  \
+    attributes static void name(const float *x, const float *dy, float *out, size_t count) {       \
+        (void)dy;                                                                                  \
+        size_t k = 0;                                                                              \
+        for (; k + (width) <= count; k += (width)) {                                               \
+            store(out + k, value);                                                                 \
+        }                                                                                          \
+        for (; k < count; k++) {                                                                   \
+            out[k] = last_value;                                                                   \
+        }                                                                                          \
+    }
+
+#define PLAIN_STORE(to, value) *(to) = (value)
+KERNEL(copy_plain, , 1, PLAIN_STORE, x[k], x[k])
+KERNEL(add_plain, , 1, PLAIN_STORE, x[k] + dy[k], x[k] + dy[k])
+
+#ifdef __x86_64__
+#define AVX        __attribute__((target("avx")))
+#define AVX_X      _mm256_loadu_ps(x + k)
+#define AVX_X_DY   _mm256_add_ps(AVX_X, _mm256_loadu_ps(dy + k))
+#define AVX512     __attribute__((target("avx512f")))
+#define AVX512_X   _mm512_loadu_ps(x + k)
+#define AVX512_ADD _mm512_add_ps(AVX512_X, _mm512_loadu_ps(dy + k))
+KERNEL(copy_avx, AVX, 8, _mm256_store_ps, AVX_X, x[k])
+KERNEL(copy_avx_streamed, AVX, 8, _mm256_stream_ps, AVX_X, x[k])
+KERNEL(add_avx, AVX, 8, _mm256_store_ps, AVX_X_DY, x[k] + dy[k])
+KERNEL(add_avx_streamed, AVX, 8, _mm256_stream_ps, AVX_X_DY, x[k] + dy[k])
+KERNEL(copy_avx512, AVX512, 16, _mm512_store_ps, AVX512_X, x[k])
+KERNEL(copy_avx512_streamed, AVX512, 16, _mm512_stream_ps, AVX512_X, x[k])
+KERNEL(add_avx512, AVX512, 16, _mm512_store_ps, AVX512_ADD, x[k] + dy[k])
+KERNEL(add_avx512_streamed, AVX512, 16, _mm512_stream_ps, AVX512_ADD, x[k] + dy[k])
+#endif
+
+/* Returns NULL where there are no streaming stores. */
+static kernel *choose(bool add, bool streamed) {
+#ifdef __x86_64__
+    static kernel *const avx[2][2] = {{copy_avx, copy_avx_streamed}, {add_avx, add_avx_streamed}};
+    static kernel *const avx512[2][2] = {{copy_avx512, copy_avx512_streamed},
+                                         {add_avx512, add_avx512_streamed}};
+    if (__builtin_cpu_supports("avx512f")) {
+        return avx512[add][streamed];
+    }
+    if (__builtin_cpu_supports("avx")) {
+        return avx[add][streamed];
+    }
+#endif
+    return streamed ? NULL : add ? add_plain : copy_plain;
+}
+
+static void fence(void) {
+#ifdef __x86_64__
+    _mm_sfence();
+#endif
+}
+
+/* ---- The contestant -------------------------------------------------------------------------- */
+
+typedef struct state {
+    const bench_problem *problem;
+    kernel *kernel;
+    int threads;
+} state;
+
+static void run_alone(void *context) {
+    const state *s = context;
+    s->kernel(s->problem->x, s->problem->dy, s->problem->out, shape_elements(s->problem->shape));
+    fence();
+}
+
+/* Every thread takes an equal part, in pieces that keep out aligned. */
+static void run_together(void *context) {
+    enum { PIECE = 64 };
+    const state *s = context;
+    const size_t elements = shape_elements(s->problem->shape);
+    const size_t pieces = (elements + PIECE - 1) / PIECE;
+#pragma omp parallel num_threads(s->threads)
+    {
+        const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
+        const size_t begin = pieces * thread / threads * PIECE;
+        const size_t end = pieces * (thread + 1) / threads * PIECE;
+        s->kernel(s->problem->x + begin, s->problem->dy + begin, s->problem->out + begin,
+                  (end < elements ? end : elements) - begin);
+        fence();
+    }
+}
+
+bool floor_make(bench_contestant *made, const bench_problem *p, bench_direction d, int threads,
+                size_t variant) {
+    /* From here on (4 MiB a buffer) many threads are always faster than one. */
+    const bool large = shape_elements(p->shape) >= (size_t)1 << 20;
+    const bool streamed = variant % 2 == 1, together = threads > 1 && (variant < 2);
+    kernel *const chosen = choose(d == BACKWARD, streamed);
+    if (variant >= (threads > 1 && !large ? 4 : 2) || chosen == NULL) {
+        return false;
+    }
+    static const char *const names[2][2] = {{"floor 1 thread", "floor streamed 1 thread"},
+                                            {"floor", "floor streamed"}};
+    state *s = bench_allocate(sizeof *s);
+    *s = (state){.problem = p, .kernel = chosen, .threads = threads};
+    *made = (bench_contestant){.name = names[together || threads == 1][streamed],
+                               .role = ROLE_FLOOR,
+                               .state = s,
+                               .call = together ? run_together : run_alone,
+                               .end = free};
+    return true;
+}
