@@ -104,8 +104,7 @@ static void group_sums(const backward_work *work, size_t group, size_t chunk, do
     bni_walk walk = bni_walk_begin(batch, &work->data, BNI_READS, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        const bni_coef at = bni_coef_at(&coef, walk.column);
-        kernels->grad_sums(&sheet, &at, work->mask, s1 + walk.column, s2 + walk.column);
+        kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
     }
     kernels->fold(s1, batch->outer, features, batch->inner);
     kernels->fold(s2, batch->outer, features, batch->inner);
@@ -162,8 +161,7 @@ static void input_task(void *context, size_t group, size_t chunk) {
     bni_walk walk = bni_walk_begin(work->batch, &work->data, BNI_WRITES, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        const bni_coef at = bni_coef_at(&coef, walk.column);
-        work->layer->internal.kernels->grad_input(&sheet, &at, work->mask);
+        work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
     }
 }
 

@@ -58,8 +58,7 @@ static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
     bni_walk walk = bni_walk_begin(batch, data, BNI_WRITES, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        const bni_coef at = bni_coef_at(&coef, walk.column);
-        kernels->normalize(&sheet, &at, relu);
+        kernels->normalize(&sheet, &coef, relu);
     }
 }
 

@@ -32,14 +32,14 @@ typedef struct block {
     bni_walk walk;
     bni_sheet sheet;
     bool more;   /* there is a sheet */
-    size_t rows; /* of the first feature's columns, in the sheets before */
+    size_t rows; /* of the sheets before */
 } block;
 
 /* Goes to the next sheet. Returns whether it is of the same block. */
 static bool next_in_block(block *b) {
-    b->rows += b->walk.column == 0 ? b->sheet.rows : 0;
+    b->rows += b->sheet.rows;
     b->more = bni_walk_next(&b->walk, &b->sheet);
-    return b->more && !(b->walk.apart && b->rows + b->sheet.rows > BLOCK_ROWS);
+    return b->more && b->rows + b->sheet.rows <= BLOCK_ROWS;
 }
 
 /* Writes the pivot of a block: for each feature a value of the block, of a row with the greatest
@@ -57,7 +57,7 @@ static bool set_pivot(block b, size_t features, float *pivot) {
         return true;
     }
     do {
-        for (size_t r = 0; b.walk.column == 0 && r < b.sheet.rows; r++) {
+        for (size_t r = 0; r < b.sheet.rows; r++) {
             const float weight = bni_weight(&b.sheet, r);
             if (weight > greatest) {
                 greatest = weight;
@@ -68,17 +68,22 @@ static bool set_pivot(block b, size_t features, float *pivot) {
     return greatest > 0.0f;
 }
 
-/* The sum of the weights in a sheet, for each of the features whose columns it has. */
-static double sheet_weight(const bni_sheet *sheet, size_t features) {
-    const double columns = (double)(sheet->cols / features);
-    double rows = (double)sheet->rows;
+/* The sum of the weights in a sheet, for each of so many features. */
+static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_t features) {
+    const size_t own = batch->layout == BNI_PLANES ? sheet->cols : sheet->cols / features;
+    double weights = (double)sheet->rows;
     if (sheet->weight != NULL) {
-        rows = 0.0;
+        weights = 0.0;
         for (size_t r = 0; r < sheet->rows; r++) {
-            rows += (double)bni_weight(sheet, r);
+            weights += (double)bni_weight(sheet, r);
         }
     }
-    return rows * columns;
+    weights *= (double)own;
+    if (sheet->tail != 0) {
+        weights += (double)sheet->tail *
+                   (sheet->weight == NULL ? 1.0 : (double)bni_weight(sheet, sheet->rows));
+    }
+    return weights;
 }
 
 /* Block by block: the sums about a pivot within the block's data, then their merge. A column that
@@ -86,7 +91,6 @@ static double sheet_weight(const bni_sheet *sheet, size_t features) {
 void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                        size_t group, size_t chunk, bni_sums *sums) {
     const size_t features = bni_group_size(batch, group);
-    const size_t sheet_features = batch->layout == BNI_PLANES ? 1 : features;
     const size_t width = bni_padded(features * batch->inner * batch->outer);
     float pivot[BNI_PANEL] = {0}, columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
@@ -104,9 +108,8 @@ void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const 
         memset(s2, 0, width * sizeof *s2);
         double count = 0.0;
         do {
-            const size_t at = b.walk.column;
-            kernels->moments(&b.sheet, column_pivot + at, s1 + at, s2 + at);
-            count += at == 0 ? sheet_weight(&b.sheet, sheet_features) : 0.0;
+            kernels->moments(&b.sheet, column_pivot, s1, s2);
+            count += sheet_weight(batch, &b.sheet, features);
         } while (next_in_block(&b));
         if (weighs) {
             kernels->fold(s1, batch->outer, features, batch->inner);

@@ -9,12 +9,12 @@
  * merging their sums costs little beside forming them. */
 #define MOST_TASKS ((size_t)32)
 
-/* A task has at least so many elements, 256 KiB: some 20 microseconds of work, well above what
- * handing it to another thread costs. */
-#define TASK_ELEMENTS ((size_t)65536)
+/* A task has at least so many elements, 512 KiB: some 20 microseconds of work, well above what
+ * handing it to another thread and merging its sums cost. */
+#define TASK_ELEMENTS ((size_t)131072)
 
 /* Below this a batch stays on the caller's thread. */
-#define ALONE_ELEMENTS 65536.0
+#define ALONE_ELEMENTS 262144.0
 
 /* With so many groups there is work enough for threads without cutting any group into chunks, and a
  * group that is whole is read from memory once. */

@@ -11,30 +11,26 @@
  * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1
  * costs 3.24.
  *
- * Passes that write take 8 KiB: with rows of 4 KiB a load meets the address that was stored to in
- * the row before in its low 12 bits, and waits for it. 2 rows cost 1.67 ns, 8 cost 3.00; narrower
- * rows do not care. And 4 rows where stores are streamed: the write buffers of a core are few, and
- * a line that leaves one before it is full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with
- * 8). Rows of one tile, which are planes, lie one behind the other and need no such care. */
-#define WRITE_ELEMENTS ((size_t)2048)
-#define STREAM_ROWS    ((size_t)4)
+ * Passes that write take 32 KiB, but no more than 2 rows that begin at the same place in a page:
+ * those share their sets in an 8-way L1, which x, dy and dx then overflow (256 x 1024, buffers of
+ * malloc's alignment: inference takes 44 us with 2 rows, 70 with 8). And they take 2 rows where
+ * stores are streamed: the write buffers of a core are few, and a line that leaves one before it is
+ * full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with 8). */
+#define WRITE_ELEMENTS ((size_t)8192)
+#define STREAM_ROWS    ((size_t)2)
+#define PAGE           ((size_t)4096)
 
-/* Batches of at least so many elements, 4 MiB, are fetched ahead of the kernels: rows further down,
- * so many elements (64 KiB) away. Below it the data is in L2 or the processor keeps up by itself.
- */
-#define FETCH_FROM  1048576.0
+/* Batches of at least so many elements, 512 KiB, are fetched ahead of the kernels: rows further
+ * down, so many elements (64 KiB) away. Smaller ones are in L2 already. */
+#define FETCH_FROM  131072.0
 #define FETCH_AHEAD ((size_t)16384)
 
 /* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
  * they would leave them before anyone reads them, and take the input with them. */
 #define STREAM_ELEMENTS 8388608.0
 
-/* Columns that a plane is cut into: a tile of the widest kernels, half of it where sums are formed,
- * so that a plane is read from its first element to its last. */
-#define PLANE_WIDTH ((size_t)64)
-
 /* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
- * row of PLANE_WIDTH is at most a fifth. */
+ * row of BNI_PLANE_WIDTH is at most a fifth. */
 #define PLANE_MIN ((size_t)256)
 
 /* Planes of a group, as far as its columns go, are together at least so many elements, 32 KiB: the
@@ -48,10 +44,10 @@
 /* Samples side by side so that a row is whole vectors, and whole tiles where they fit; 1: no fold.
  */
 static size_t samples_to_fold(size_t features, size_t n) {
-    if (features >= FOLD_BELOW || features % PLANE_WIDTH == 0) {
+    if (features >= FOLD_BELOW || features % BNI_PLANE_WIDTH == 0) {
         return 1;
     }
-    for (size_t multiple = PLANE_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
+    for (size_t multiple = BNI_PLANE_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
         size_t samples = 1;
         while (samples * features % multiple != 0) {
             samples++;
@@ -82,9 +78,9 @@ void bni_lay_out(bni_batch *batch, bool dense) {
         batch->group_features = bni_smaller(batch->features, BNI_PANEL / batch->spatial);
     } else {
         batch->layout = BNI_PLANES;
-        batch->inner = PLANE_WIDTH;
+        batch->inner = BNI_PLANE_WIDTH;
         batch->group_features =
-            bni_smaller(bni_divide_up(PLANE_RUN, batch->spatial), BNI_PANEL / PLANE_WIDTH);
+            bni_smaller(bni_divide_up(PLANE_RUN, batch->spatial), BNI_PANEL / BNI_PLANE_WIDTH);
         batch->group_features = bni_smaller(batch->group_features, batch->features);
     }
     batch->groups = bni_divide_up(batch->features, batch->group_features);
@@ -112,14 +108,23 @@ static size_t rows_of(size_t elements, size_t cols) {
     return bni_divide_up(elements, cols);
 }
 
+/* How many rows of a stride begin at different places in a page. */
+static size_t rows_apart(size_t stride) {
+    const size_t bytes = stride * sizeof(float);
+    const size_t power = bytes & (~bytes + 1); /* the greatest power of two that divides it */
+    return power >= PAGE ? 1 : PAGE / power;
+}
+
 /* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
  * in. */
 static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
     sheet->rows = bni_smaller(left, bni_smaller(rows_of(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
     sheet->band = sheet->rows;
-    if (walk->pass == BNI_WRITES && cols > PLANE_WIDTH) {
-        sheet->band = walk->data.stream ? STREAM_ROWS : rows_of(WRITE_ELEMENTS, cols);
+    if (walk->pass == BNI_WRITES && cols > BNI_PLANE_WIDTH) {
+        const size_t apart = 2 * rows_apart(sheet->x_stride);
+        sheet->band =
+            walk->data.stream ? STREAM_ROWS : bni_smaller(apart, rows_of(WRITE_ELEMENTS, cols));
     }
 }
 
@@ -142,7 +147,8 @@ static float *output_at(float *start, size_t offset) {
 
 /* A sheet whose first element is at these offsets from the buffers' beginnings. */
 static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
-    return (bni_sheet){.stream = data->stream,
+    return (bni_sheet){.planes = 1,
+                       .stream = data->stream,
                        .x = input_at(data->x, x),
                        .dx = output_at(data->dx, x),
                        .residual = input_at(data->residual, y),
@@ -192,28 +198,34 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
     }
 }
 
-/* A plane is a run. */
+static size_t row_width(const bni_walk *walk) {
+    return walk->pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : BNI_PLANE_WIDTH;
+}
+
+/* All planes of the group in one sample: together they are a sheet or little more. */
 static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_batch *batch = walk->batch;
-    const size_t skip = walk->plane * batch->spatial;
-    const size_t width = walk->pass == BNI_READS ? PLANE_WIDTH / 2 : PLANE_WIDTH;
-    const size_t features = bni_group_size(batch, walk->group);
-    const float *weight = input_at(batch->weight, walk->unit);
-    walk->column = walk->plane * PLANE_WIDTH;
-    walk->apart = features == 1 || (walk->plane == 0 && walk->done == 0);
-    const bool ends = next_of_run(walk, x + skip, y + skip, batch->spatial, width, sheet);
-    sheet->weight = weight;
-    sheet->weight_step = 0;
-    if (batch->elements >= FETCH_FROM && features > 1 && walk->unit + 1 < walk->end) {
-        sheet->x_ahead = batch->x_stride; /* the same plane of the next sample */
+    const size_t width = row_width(walk);
+    *sheet = sheet_at(&walk->data, x, y);
+    sheet->rows = batch->spatial / width;
+    sheet->cols = width;
+    sheet->x_stride = width;
+    sheet->y_stride = width;
+    sheet->planes = bni_group_size(batch, walk->group);
+    sheet->plane_stride = batch->spatial;
+    sheet->tail = batch->spatial % width;
+    sheet->band = sheet->rows;
+    if (batch->elements >= FETCH_FROM && walk->unit + 1 < walk->end) {
+        sheet->x_ahead = batch->x_stride; /* the same place in the next sample */
         sheet->y_ahead = batch->y_stride;
     }
-    if (ends) {
+    walk->unit++;
+}
+
+/* The one plane of the group in one sample, sheet by sheet. */
+static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
+    if (next_of_run(walk, x, y, walk->batch->spatial, row_width(walk), sheet)) {
         walk->done = 0;
-        walk->plane++;
-    }
-    if (walk->plane == features) {
-        walk->plane = 0;
         walk->unit++;
     }
 }
@@ -226,8 +238,6 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     const size_t first = bni_group_first(batch, walk->group) * batch->spatial;
     const size_t x = walk->unit * batch->x_stride + first;
     const size_t y = walk->unit * batch->y_stride + first;
-    walk->column = 0;
-    walk->apart = true;
     switch (batch->layout) {
     case BNI_ROWS:
         next_of_rows(walk, x, y, sheet);
@@ -235,9 +245,17 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     case BNI_FOLDED:
         next_of_fold(walk, sheet);
         break;
-    case BNI_PLANES:
-        next_of_planes(walk, x, y, sheet);
+    case BNI_PLANES: {
+        const float *weight = input_at(batch->weight, walk->unit);
+        if (batch->group_features == 1) {
+            next_of_plane(walk, x, y, sheet);
+        } else {
+            next_of_planes(walk, x, y, sheet);
+        }
+        sheet->weight = weight;
+        sheet->weight_step = 0;
         break;
+    }
     }
     return true;
 }
@@ -261,14 +279,4 @@ const float *bni_expand(const bni_batch *batch, size_t features, const float *va
         columns[c] = 0.0f; /* kernels load whole vectors */
     }
     return columns;
-}
-
-static const float *from_column(const float *columns, size_t column) {
-    return columns == NULL ? NULL : columns + column;
-}
-
-bni_coef bni_coef_at(const bni_coef *coef, size_t column) {
-    return (bni_coef){from_column(coef->center, column), from_column(coef->scale, column),
-                      from_column(coef->shift, column), from_column(coef->slope, column),
-                      from_column(coef->offset, column)};
 }

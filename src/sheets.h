@@ -10,7 +10,7 @@
  *     BNI_FOLDED  dense N x D with narrow rows. A unit is `outer` samples side by side, so that
  *                 vectors are full; the last unit may have fewer. There is one group.
  *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
- *                 into rows, which use the feature's own `inner` columns, or half of them.
+ *                 into rows, which use the feature's own BNI_PLANE_WIDTH columns, or half of them.
  */
 #ifndef BNI_SHEETS_H
 #define BNI_SHEETS_H
@@ -35,14 +35,11 @@ typedef enum bni_pass { BNI_READS, BNI_WRITES } bni_pass;
 
 /* A walk over the sheets of one group in one chunk of units. */
 typedef struct bni_walk {
-    size_t column; /* of the group: where the sheet that was last returned begins */
-    bool apart;    /* that sheet begins a row of all columns, so that sums may begin with it */
-
     const bni_batch *batch;
     bni_sheet data; /* where the whole batch's buffers begin */
     bni_pass pass;
     size_t group, unit, end;
-    size_t plane, done; /* within a unit: the plane, and elements of the present run */
+    size_t done; /* elements of the present run */
 } bni_walk;
 
 bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
@@ -55,8 +52,5 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);
  * where they are the same: they must then be readable up to a multiple of BNI_PAD. */
 const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
                         float columns[BNI_PANEL]);
-
-/* The coefficients from a column on. */
-bni_coef bni_coef_at(const bni_coef *coef, size_t column);
 
 #endif

@@ -21,6 +21,11 @@
  * and fit on a thread's stack. */
 #define BNI_PANEL ((size_t)1024)
 
+/* Columns that each feature has where planes are cut into rows: a tile of the widest kernels. Where
+ * sums are formed the rows have half of them, so that a plane is read from its first element to its
+ * last. */
+#define BNI_PLANE_WIDTH ((size_t)64)
+
 static inline size_t bni_padded(size_t count) {
     return (count + (BNI_PAD - 1)) / BNI_PAD * BNI_PAD;
 }
@@ -36,11 +41,14 @@ static inline void bni_store_float(float *to, float value) {
     memcpy(to, &value, sizeof value);
 }
 
-/* Rows of columns. Buffers that a kernel does not name may be anything. x and dx, and likewise all
- * others, share a stride; outputs may be inputs, but never overlap them otherwise. */
+/* Rows of columns, or several planes of such: plane p begins p * plane_stride elements further on
+ * and has its columns BNI_PLANE_WIDTH further on, and all its rows but a last one of `tail` columns
+ * lie one behind the other. Buffers that a kernel does not name may be anything. x and dx, and
+ * likewise all others, share a stride; outputs may be inputs, but never overlap them otherwise. */
 typedef struct bni_sheet {
     size_t rows, cols;
     size_t x_stride, y_stride; /* elements from a row to the next: of x and dx; of all others */
+    size_t planes, plane_stride, tail; /* 1, 0 and 0 where there are no planes */
     const float *x;
     const float *residual; /* NULL: none */
     float *out;            /* normalize: y */

@@ -34,36 +34,46 @@
 
 _Static_assert(BNI_PAD % BNI_LANES == 0, "padded arrays hold whole vectors");
 
-/* The rows of a band. */
+/* A band of rows, in a plane that begins `at` elements into the sheet and `column` columns into
+ * what belongs to columns. */
 typedef struct band {
-    size_t begin, end;
+    size_t at, column, begin, end;
 } band;
 
 /* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...) over
- * all columns of all bands, `most` vectors at a time; vectors is a constant in each call. */
-#define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
-    for (band rows_ = first_band(sheet); rows_.begin < (sheet)->rows;                              \
-         rows_ = next_band(sheet, rows_)) {                                                        \
-        const size_t cols_ = (sheet)->cols;                                                        \
+ * the columns of a band, `most` vectors at a time; vectors is a constant in each call. */
+#define BNI_FOR_COLUMNS(tile, most, sheet, band, cols, ...)                                        \
+    do {                                                                                           \
         size_t c_ = 0;                                                                             \
-        for (; c_ + (most)*BNI_LANES <= cols_; c_ += (most)*BNI_LANES) {                           \
-            tile(sheet, rows_, c_, most, 0, __VA_ARGS__);                                          \
+        for (; c_ + (most)*BNI_LANES <= (cols); c_ += (most)*BNI_LANES) {                          \
+            tile(sheet, band, c_, most, 0, __VA_ARGS__);                                           \
         }                                                                                          \
-        for (; c_ + BNI_LANES <= cols_; c_ += BNI_LANES) {                                         \
-            tile(sheet, rows_, c_, 1, 0, __VA_ARGS__);                                             \
+        for (; c_ + BNI_LANES <= (cols); c_ += BNI_LANES) {                                        \
+            tile(sheet, band, c_, 1, 0, __VA_ARGS__);                                              \
         }                                                                                          \
-        if (c_ < cols_) {                                                                          \
-            tile(sheet, rows_, c_, 1, cols_ - c_, __VA_ARGS__);                                    \
+        if (c_ < (cols)) {                                                                         \
+            tile(sheet, band, c_, 1, (cols)-c_, __VA_ARGS__);                                      \
+        }                                                                                          \
+    } while (0)
+
+/* The same over all bands of all planes. */
+#define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
+    for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                              \
+        band b_ = {p_ * (sheet)->plane_stride, p_ * BNI_PLANE_WIDTH, 0, 0};                        \
+        while (next_band(sheet, &b_)) {                                                            \
+            BNI_FOR_COLUMNS(tile, most, sheet, b_, (sheet)->cols, __VA_ARGS__);                    \
+        }                                                                                          \
+        if ((sheet)->tail != 0) {                                                                  \
+            b_.end++;                                                                              \
+            BNI_FOR_COLUMNS(tile, most, sheet, b_, (sheet)->tail, __VA_ARGS__);                    \
         }                                                                                          \
     }
 
-BNI_INLINE band next_band(const bni_sheet *sheet, band before) {
-    const size_t end = before.end + sheet->band;
-    return (band){before.end, end < sheet->rows ? end : sheet->rows};
-}
-
-BNI_INLINE band first_band(const bni_sheet *sheet) {
-    return next_band(sheet, (band){0, 0});
+BNI_INLINE bool next_band(const bni_sheet *sheet, band *b) {
+    const size_t end = b->end + sheet->band;
+    b->begin = b->end;
+    b->end = end < sheet->rows ? end : sheet->rows;
+    return b->begin < b->end;
 }
 
 BNI_INLINE vf load(const float *from, size_t part, vf rest) {
@@ -130,12 +140,12 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
     vf rest[BNI_SUM_TILE];
     vd center[BNI_SUM_TILE], sum[BNI_SUM_TILE], square[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        rest[v] = vf_load(pivot + c + v * BNI_LANES);
+        rest[v] = vf_load(pivot + rows.column + c + v * BNI_LANES);
         center[v] = vd_from(rest[v]);
-        sum[v] = vd_load(s1 + c + v * BNI_LANES);
-        square[v] = vd_load(s2 + c + v * BNI_LANES);
+        sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
+        square[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
     }
-    const float *x = sheet->x + rows.begin * sheet->x_stride + c;
+    const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
     for (size_t r = rows.begin; r < rows.end; r++, x += sheet->x_stride) {
         const float w = weighted ? bni_weight(sheet, r) : 1.0f;
         if (weighted && w == 0.0f) {
@@ -151,8 +161,8 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
         }
     }
     BNI_EACH_VECTOR(v) {
-        vd_store(s1 + c + v * BNI_LANES, sum[v]);
-        vd_store(s2 + c + v * BNI_LANES, square[v]);
+        vd_store(s1 + rows.column + c + v * BNI_LANES, sum[v]);
+        vd_store(s2 + rows.column + c + v * BNI_LANES, square[v]);
     }
 }
 
@@ -173,13 +183,14 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
     }
-    const float *x = sheet->x + rows.begin * sheet->x_stride + c;
-    float *y = sheet->out + rows.begin * sheet->y_stride + c;
-    const float *add = residual ? sheet->residual + rows.begin * sheet->y_stride + c : NULL;
+    const size_t first = rows.at + rows.begin * sheet->y_stride + c;
+    const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
+    float *y = sheet->out + first;
+    const float *add = residual ? sheet->residual + first : NULL;
     for (size_t r = rows.begin; r < rows.end; r++) {
         fetch_vectors(next, vectors);
         BNI_EACH_VECTOR(v) {
@@ -254,20 +265,20 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
     vf center[BNI_SUM_TILE], scale[BNI_SUM_TILE], shift[BNI_SUM_TILE];
     vd origin[BNI_SUM_TILE], sum[BNI_SUM_TILE], product[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
+        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
         origin[v] = vd_from(center[v]);
-        sum[v] = vd_load(s1 + c + v * BNI_LANES);
-        product[v] = vd_load(s2 + c + v * BNI_LANES);
+        sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
+        product[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
     }
     for (size_t r = rows.begin; r < rows.end; r++) {
-        const float *x = sheet->x + r * sheet->x_stride + c;
+        const float *x = sheet->x + rows.at + r * sheet->x_stride + c;
         const bool left_out = weighted && is_left_out(sheet, r);
         fetch_vectors(&next[0], vectors);
         fetch_vectors(&next[1], vectors);
         BNI_EACH_VECTOR(v) {
-            const size_t at = r * sheet->y_stride + c + v * BNI_LANES;
+            const size_t at = rows.at + r * sheet->y_stride + c + v * BNI_LANES;
             vd value = load_wide(x + v * BNI_LANES, part, center[v]);
             vd g = load_wide(sheet->dy + at, part, zero);
             if (mask != BNI_MASK_NONE || left_out) {
@@ -284,8 +295,8 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
         }
     }
     BNI_EACH_VECTOR(v) {
-        vd_store(s1 + c + v * BNI_LANES, sum[v]);
-        vd_store(s2 + c + v * BNI_LANES, product[v]);
+        vd_store(s1 + rows.column + c + v * BNI_LANES, sum[v]);
+        vd_store(s2 + rows.column + c + v * BNI_LANES, product[v]);
     }
 }
 
@@ -320,21 +331,21 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + c + v * BNI_LANES);
-        slope[v] = constant ? zero : vf_load(coef->slope + c + v * BNI_LANES);
-        offset[v] = constant ? zero : vf_load(coef->offset + c + v * BNI_LANES);
+        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
+        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
+        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
+        slope[v] = constant ? zero : vf_load(coef->slope + rows.column + c + v * BNI_LANES);
+        offset[v] = constant ? zero : vf_load(coef->offset + rows.column + c + v * BNI_LANES);
     }
     for (size_t r = rows.begin; r < rows.end; r++) {
-        const float *x = sheet->x + r * sheet->x_stride + c;
-        float *dx = sheet->dx + r * sheet->x_stride + c;
+        const float *x = sheet->x + rows.at + r * sheet->x_stride + c;
+        float *dx = sheet->dx + rows.at + r * sheet->x_stride + c;
         const vf weight = vf_set1(sheet->weight == NULL ? 1.0f : bni_weight(sheet, r));
         const bool direct = constant || is_left_out(sheet, r);
         fetch_vectors(&next[0], vectors);
         fetch_vectors(&next[1], vectors);
         BNI_EACH_VECTOR(v) {
-            const size_t at = r * sheet->y_stride + c + v * BNI_LANES;
+            const size_t at = rows.at + r * sheet->y_stride + c + v * BNI_LANES;
             const vf d = constant && mask != BNI_MASK_X
                              ? zero
                              : vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]);
@@ -583,4 +594,5 @@ const bn_kernels BNI_TABLE = {
 #undef BNI_INLINE
 #undef BNI_UNROLL
 #undef BNI_EACH_VECTOR
+#undef BNI_FOR_COLUMNS
 #undef BNI_FOR_TILES
