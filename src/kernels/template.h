@@ -59,21 +59,20 @@ typedef struct band {
 /* The same over all bands of all planes. */
 #define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
     for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                              \
-        band b_ = {p_ * (sheet)->plane_stride, p_ * BNI_PLANE_WIDTH, 0, 0};                        \
-        while (next_band(sheet, &b_)) {                                                            \
-            BNI_FOR_COLUMNS(tile, most, sheet, b_, (sheet)->cols, __VA_ARGS__);                    \
+        const size_t at_ = p_ * (sheet)->plane_stride, column_ = p_ * BNI_PLANE_WIDTH;             \
+        const size_t cols_ = (sheet)->cols, tail_ = (sheet)->tail, all_ = (sheet)->rows;           \
+        for (size_t r_ = 0; r_ < all_; r_ += (sheet)->band) {                                      \
+            const band b_ = {at_, column_, r_, least(r_ + (sheet)->band, all_)};                   \
+            BNI_FOR_COLUMNS(tile, most, sheet, b_, cols_, __VA_ARGS__);                            \
         }                                                                                          \
-        if ((sheet)->tail != 0) {                                                                  \
-            b_.end++;                                                                              \
-            BNI_FOR_COLUMNS(tile, most, sheet, b_, (sheet)->tail, __VA_ARGS__);                    \
+        if (tail_ != 0) {                                                                          \
+            const band b_ = {at_, column_, all_, all_ + 1};                                        \
+            BNI_FOR_COLUMNS(tile, most, sheet, b_, tail_, __VA_ARGS__);                            \
         }                                                                                          \
     }
 
-BNI_INLINE bool next_band(const bni_sheet *sheet, band *b) {
-    const size_t end = b->end + sheet->band;
-    b->begin = b->end;
-    b->end = end < sheet->rows ? end : sheet->rows;
-    return b->begin < b->end;
+BNI_INLINE size_t least(size_t a, size_t b) {
+    return a < b ? a : b;
 }
 
 BNI_INLINE vf load(const float *from, size_t part, vf rest) {
