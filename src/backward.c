@@ -154,15 +154,18 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
 
 /* ---- dx ------------------------------------------------------------------------------------- */
 
-static void input_task(void *context, size_t group, size_t chunk) {
-    const backward_work *work = context;
+static void input_chunk(const backward_work *work, bni_pass pass, size_t group, size_t chunk) {
     float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, group, columns);
-    bni_walk walk = bni_walk_begin(work->batch, &work->data, BNI_WRITES, group, chunk);
+    bni_walk walk = bni_walk_begin(work->batch, &work->data, pass, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
     }
+}
+
+static void input_task(void *context, size_t group, size_t chunk) {
+    input_chunk(context, BNI_WRITES, group, chunk);
 }
 
 /* All of a group's data is in one chunk: the caches still hold it when dx is computed. */
@@ -171,7 +174,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
     const size_t first = bni_group_first(work->batch, group);
     group_sums(work, group, chunk, work->scratch.sum1 + first, work->scratch.sum2 + first);
     finish_features(work, first, bni_group_size(work->batch, group));
-    input_task(work, group, chunk);
+    input_chunk(work, BNI_WRITES_WHOLE, group, chunk);
 }
 
 static void differentiate(backward_work *work) {

@@ -48,14 +48,14 @@ typedef struct feature_coef {
 } feature_coef;
 
 static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
-                            const bni_sheet *data, size_t group, size_t chunk, feature_coef of,
-                            bool relu) {
+                            const bni_sheet *data, bni_pass pass, size_t group, size_t chunk,
+                            feature_coef of, bool relu) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const size_t features = bni_group_size(batch, group);
     const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
                            .scale = bni_expand(batch, features, of.scale, scale),
                            .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, data, BNI_WRITES, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, data, pass, group, chunk);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->normalize(&sheet, &coef, relu);
@@ -98,13 +98,16 @@ static void finish_features(forward_work *work, const bni_sums *sums, size_t fir
                           work->scratch.shift + first);
 }
 
-static void normalize_task(void *context, size_t group, size_t chunk) {
-    const forward_work *work = context;
+static void normalize_chunk(const forward_work *work, bni_pass pass, size_t group, size_t chunk) {
     const size_t first = bni_group_first(work->batch, group);
     const feature_coef coef = {work->layer->saved_mean + first, work->scratch.scale + first,
                                work->scratch.shift + first};
-    normalize_group(work->layer->internal.kernels, work->batch, &work->data, group, chunk, coef,
-                    work->layer->options.activation == BN_ACTIVATION_RELU);
+    normalize_group(work->layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
+                    coef, work->layer->options.activation == BN_ACTIVATION_RELU);
+}
+
+static void normalize_task(void *context, size_t group, size_t chunk) {
+    normalize_chunk(context, BNI_WRITES, group, chunk);
 }
 
 /* All of a group's data is in one chunk: it is normalized while the caches still hold it. */
@@ -115,7 +118,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
     bni_group_moments(work->layer->internal.kernels, work->batch, work->data.x, group, chunk,
                       &sums);
     finish_features(work, &sums, first, bni_group_size(work->batch, group));
-    normalize_task(work, group, chunk);
+    normalize_chunk(work, BNI_WRITES_WHOLE, group, chunk);
 }
 
 static void train(forward_work *work) {
@@ -218,7 +221,8 @@ static void infer_chunk(const infer_work *work, size_t group, size_t chunk, grou
     const bni_cache cache = group_cache(coef);
     bni_layer_affine_part(layer, &cache, bni_group_first(work->batch, group),
                           bni_group_size(work->batch, group), coef->scale, coef->shift);
-    normalize_group(layer->internal.kernels, work->batch, &work->data, group, chunk,
+    const bni_pass pass = work->batch->chunks == 1 ? BNI_WRITES_WHOLE : BNI_WRITES;
+    normalize_group(layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
                     (feature_coef){coef->mean, coef->scale, coef->shift},
                     layer->options.activation == BN_ACTIVATION_RELU);
 }

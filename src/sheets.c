@@ -25,6 +25,10 @@
 #define FETCH_FROM  131072.0
 #define FETCH_AHEAD ((size_t)16384)
 
+/* A group in one chunk that has at most so many elements (256 KiB) fits L2 twice over: while its
+ * outputs are written, the next group's inputs are fetched. */
+#define FETCH_GROUP 65536.0
+
 /* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
  * they would leave them before anyone reads them, and take the input with them. */
 #define STREAM_ELEMENTS 8388608.0
@@ -121,19 +125,31 @@ static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
     sheet->rows = bni_smaller(left, bni_smaller(rows_of(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
     sheet->band = sheet->rows;
-    if (walk->pass == BNI_WRITES && cols > BNI_PLANE_WIDTH) {
+    if (walk->pass != BNI_READS && cols > BNI_PLANE_WIDTH) {
         const size_t apart = 2 * rows_apart(sheet->x_stride);
         sheet->band =
             walk->data.stream ? STREAM_ROWS : bni_smaller(apart, rows_of(WRITE_ELEMENTS, cols));
     }
 }
 
-/* Has rows further down fetched, where there are enough of them. */
+/* Has the next group's data fetched, where that is to be and there is one. Returns whether. */
+static bool fetch_group(const bni_walk *walk, bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    const double size = batch->elements / (double)batch->groups;
+    if (walk->pass != BNI_WRITES_WHOLE || size > FETCH_GROUP || walk->group + 1 == batch->groups) {
+        return false;
+    }
+    sheet->x_ahead = batch->group_features * batch->spatial;
+    sheet->y_ahead = sheet->x_ahead;
+    return true;
+}
+
+/* Has the rows from `ahead` further down on fetched, where there are so many. */
 static void fetch_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
-    const size_t rows = rows_of(FETCH_AHEAD, sheet->cols);
-    if (walk->batch->elements >= FETCH_FROM && left >= sheet->rows + rows) {
-        sheet->x_ahead = rows * sheet->x_stride;
-        sheet->y_ahead = rows * sheet->y_stride;
+    const size_t ahead = rows_of(FETCH_AHEAD, sheet->cols);
+    if (walk->batch->elements >= FETCH_FROM && left >= sheet->rows + ahead) {
+        sheet->x_ahead = ahead * sheet->x_stride;
+        sheet->y_ahead = ahead * sheet->y_stride;
     }
 }
 
@@ -183,7 +199,9 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->weight = input_at(batch->weight, walk->unit);
     sheet->weight_step = 1;
     set_rows(walk, left, sheet);
-    fetch_rows(walk, left, sheet);
+    if (!fetch_group(walk, sheet)) {
+        fetch_rows(walk, left, sheet);
+    }
     walk->unit += sheet->rows;
 }
 
@@ -215,7 +233,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->plane_stride = batch->spatial;
     sheet->tail = batch->spatial % width;
     sheet->band = sheet->rows;
-    if (batch->elements >= FETCH_FROM && walk->unit + 1 < walk->end) {
+    if (!fetch_group(walk, sheet) && batch->elements >= FETCH_FROM && walk->unit + 1 < walk->end) {
         sheet->x_ahead = batch->x_stride; /* the same place in the next sample */
         sheet->y_ahead = batch->y_stride;
     }

@@ -31,7 +31,13 @@ static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
 size_t bni_group_size(const bni_batch *batch, size_t group);
 
 /* What a pass does to the data: the sheets that suit it differ. */
-typedef enum bni_pass { BNI_READS, BNI_WRITES } bni_pass;
+typedef enum bni_pass {
+    BNI_READS,       /* forms sums */
+    BNI_WRITES,      /* writes a tensor */
+    BNI_WRITES_WHOLE /* writes a tensor, the whole of a group in this one chunk, and then those of
+                        the next group: if they are small, what is fetched ahead is the next group's
+                      */
+} bni_pass;
 
 /* A walk over the sheets of one group in one chunk of units. */
 typedef struct bni_walk {
