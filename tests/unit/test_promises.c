@@ -579,6 +579,55 @@ static void alignment_does_not_matter(void **state) {
     }
 }
 
+/* A frozen layer treats each sample by itself, so that a batch as a whole and in pieces must come
+ * out the same. The whole is 8.6 million elements, which the library writes past the caches and
+ * reads ahead of itself; the pieces are too small for either. */
+static void check_large(size_t features, size_t spatial, size_t n, size_t offset) {
+    const size_t row = features * spatial, count = n * row, piece = n / 64;
+    bn_layer layer;
+    ref_random random = {1};
+    float *x = ref_floats(count), *dy = ref_floats(count);
+    float *whole = ref_floats(count + offset), *part = ref_floats(count);
+    ref_fill_uniform(&random, x, count, -2, 3);
+    ref_fill_uniform(&random, dy, count, -1, 1);
+    assert_ok(bn_layer_init(&layer, features, NULL));
+    ref_fill_layer(&random, &layer);
+    layer.frozen = true;
+    for (int backward = 0; backward < 2; backward++) {
+        float *out = whole + offset;
+        const bn_batch batch = {.n = n, .spatial = spatial};
+        assert_ok(backward ? bn_layer_backward_batch(&layer, &batch, x, dy, out)
+                           : bn_layer_forward_batch(&layer, &batch, x, out));
+        for (size_t i = 0; i < n; i += piece) {
+            const bn_batch some = {.n = n - i < piece ? n - i : piece, .spatial = spatial};
+            assert_ok(bn_layer_forward_batch(&layer, &some, x + i * row, part + i * row));
+            if (backward) {
+                assert_ok(bn_layer_backward_batch(&layer, &some, x + i * row, dy + i * row,
+                                                  part + i * row));
+            }
+        }
+        assert_same_bits(out, part, count);
+        assert_ok(bn_layer_forward_batch(&layer, &batch, x, part)); /* for backward */
+    }
+    bn_layer_free(&layer);
+    free(x);
+    free(dy);
+    free(whole);
+    free(part);
+}
+
+static void large_batches_have_the_bits_of_small_ones(void **state) {
+    (void)state;
+    check_large(64, 1, 134400, 0);
+    check_large(64, 1, 134400, 1); /* outputs at no multiple of 16 bytes */
+    check_large(257, 1, 33600, 4); /* nor rows */
+    check_large(10, 1, 860000, 4);
+    check_large(1030, 1, 8350, 4);
+    check_large(64, 784, 172, 4);
+    check_large(3, 3136, 920, 4);
+    check_large(40, 49, 4400, 4);
+}
+
 /* A layer that has seen other shapes, a NaN and inference, its state then set to a new layer's. */
 static void what_ran_before_does_not_matter(void **state) {
     (void)state;
@@ -705,6 +754,7 @@ int main(void) {
         cmocka_unit_test(keep_running_keeps_the_running_values),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
+        cmocka_unit_test(large_batches_have_the_bits_of_small_ones),
         cmocka_unit_test(alignment_does_not_matter),
         cmocka_unit_test(what_ran_before_does_not_matter),
         cmocka_unit_test(a_layer_lives_in_memory_of_any_alignment),
