@@ -92,7 +92,7 @@ void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const 
                        size_t group, size_t chunk, bni_sums *sums) {
     const size_t features = bni_group_size(batch, group);
     const size_t width = bni_padded(features * batch->inner * batch->outer);
-    float pivot[BNI_PANEL] = {0}, columns[BNI_PANEL];
+    float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
     block b = {.walk = bni_walk_begin(batch, &data, BNI_READS, group, chunk)};
@@ -100,6 +100,7 @@ void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const 
     sums->count = 0.0;
     memset(sums->mean, 0, features * sizeof *sums->mean);
     memset(sums->m2, 0, features * sizeof *sums->m2);
+    memset(pivot, 0, bni_padded(features) * sizeof *pivot); /* kernels load whole vectors */
     while (b.more) {
         b.rows = 0;
         const bool weighs = set_pivot(b, features, pivot);
