@@ -24,7 +24,7 @@ typedef struct backward_work {
 /* ---- Checks --------------------------------------------------------------------------------- */
 
 static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
-    return batch->residual != NULL && layer->options.activation != BN_ACTIVATION_NONE;
+    return batch->residual != NULL && layer->internal.options.activation != BN_ACTIVATION_NONE;
 }
 
 /* An empty batch passes whatever the buffers are. */
@@ -36,13 +36,15 @@ static bn_status check(const bn_layer *layer, const bn_batch *batch, const void 
     if (!bni_layer_ready(layer)) {
         return BN_STATUS_BAD_STATE;
     }
-    if (!bni_eps_good(layer->options.eps) ||
-        (batch->dresidual != NULL && batch->residual == NULL)) {
+    if (!bni_eps_good(layer->options.eps)) {
         return BN_STATUS_BAD_OPTION;
     }
     const bn_status status = bni_batch_make(made, batch, layer->num_features, BNI_STRIDES_BOTH);
     if (status != BN_STATUS_OK || made->n == 0) {
         return status;
+    }
+    if (batch->dresidual != NULL && batch->residual == NULL) {
+        return BN_STATUS_BAD_OPTION;
     }
     if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
         return BN_STATUS_NULL_POINTER;
@@ -146,8 +148,8 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
     const bni_cache cache = bni_cache_of(work->layer, first);
     if (!work->layer->internal.kernels->finish_gradients(
             &cache, scratch->sum1 + first, scratch->sum2 + first, features, work->batch->values,
-            scratch->pending1 + first, scratch->pending2 + first, scratch->slope + first,
-            scratch->offset + first)) {
+            work->layer->gamma != NULL, work->layer->beta != NULL, scratch->pending1 + first,
+            scratch->pending2 + first, scratch->slope + first, scratch->offset + first)) {
         atomic_store(&work->finite, false);
     }
 }
@@ -180,7 +182,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
 static void differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
-    const int threads = layer->options.num_threads;
+    const int threads = layer->internal.options.num_threads;
     if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
         bni_run(batch, threads, input_task, work);
     } else if (batch->chunks == 1) {
@@ -235,7 +237,7 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
         return BN_STATUS_OK;
     }
 
-    const bool relu = layer->options.activation == BN_ACTIVATION_RELU;
+    const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const bni_scratch scratch = bni_scratch_of(layer);
     const bni_cache cache = bni_cache_of(layer, 0);
     backward_work work = {

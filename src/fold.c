@@ -67,7 +67,7 @@ bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, flo
     for (size_t d = 0; d < layer->num_features; d++) {
         double scale, shift;
         feature_affine(layer, d, &scale, &shift);
-        float *row = weight + d * fan_in;
+        float *row = fan_in == 0 ? NULL : weight + d * fan_in;
         for (size_t k = 0; k < fan_in; k++) {
             bni_store_float(row + k, (float)(scale * (double)bni_load_float(row + k)));
         }

@@ -82,14 +82,15 @@ static double keep_of(const bn_layer *layer) {
 
 /* From the moments of some features, their part of the cache, of the pending running values and of
  * the coefficients. Features do not depend on each other: any range of them may come first. */
-static void finish_features(forward_work *work, const bni_sums *sums, size_t first,
-                            size_t features) {
+static void finish_features(forward_work *work, bni_sums sums, size_t first, size_t features) {
     const bn_layer *layer = work->layer;
+    sums.count =
+        work->batch->values; /* what was checked; weights round otherwise in another order */
     const bni_cache cache = bni_cache_of(layer, first);
-    bool finite =
-        layer->internal.kernels->finish_moments(sums, features, (double)layer->options.eps, &cache);
+    bool finite = layer->internal.kernels->finish_moments(&sums, features,
+                                                          (double)layer->options.eps, &cache);
     if (work->update_running) {
-        finite = bni_pending_running(layer, sums, first, features, keep_of(layer)) && finite;
+        finite = bni_pending_running(layer, &sums, first, features, keep_of(layer)) && finite;
     }
     if (!finite) {
         atomic_store(&work->finite, false);
@@ -103,7 +104,7 @@ static void normalize_chunk(const forward_work *work, bni_pass pass, size_t grou
     const feature_coef coef = {work->layer->saved_mean + first, work->scratch.scale + first,
                                work->scratch.shift + first};
     normalize_group(work->layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
-                    coef, work->layer->options.activation == BN_ACTIVATION_RELU);
+                    coef, work->layer->internal.options.activation == BN_ACTIVATION_RELU);
 }
 
 static void normalize_task(void *context, size_t group, size_t chunk) {
@@ -117,7 +118,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
     bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
     bni_group_moments(work->layer->internal.kernels, work->batch, work->data.x, group, chunk,
                       &sums);
-    finish_features(work, &sums, first, bni_group_size(work->batch, group));
+    finish_features(work, sums, first, bni_group_size(work->batch, group));
     normalize_chunk(work, BNI_WRITES_WHOLE, group, chunk);
 }
 
@@ -125,14 +126,14 @@ static void train(forward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
     if (batch->chunks == 1) {
-        bni_run(batch, layer->options.num_threads, whole_group_task, work);
+        bni_run(batch, layer->internal.options.num_threads, whole_group_task, work);
         return;
     }
     bni_sums sums = {0.0, work->scratch.sum1, work->scratch.sum2};
-    bni_batch_moments(layer->internal.kernels, batch, work->data.x, layer->options.num_threads,
-                      work->scratch.chunks, &sums);
-    finish_features(work, &sums, 0, batch->features);
-    bni_run_back(batch, layer->options.num_threads, normalize_task, work);
+    bni_batch_moments(layer->internal.kernels, batch, work->data.x,
+                      layer->internal.options.num_threads, work->scratch.chunks, &sums);
+    finish_features(work, sums, 0, batch->features);
+    bni_run_back(batch, layer->internal.options.num_threads, normalize_task, work);
 }
 
 /* By the running values, which backward takes for constants. */
@@ -143,7 +144,7 @@ static void forward_frozen(forward_work *work) {
     layer->internal.kernels->finish_running(layer->running_mean, layer->running_var, features,
                                             (double)layer->options.eps, &cache);
     bni_layer_affine_part(layer, &cache, 0, features, work->scratch.scale, work->scratch.shift);
-    bni_run(work->batch, layer->options.num_threads, normalize_task, work);
+    bni_run(work->batch, layer->internal.options.num_threads, normalize_task, work);
 }
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
@@ -224,7 +225,7 @@ static void infer_chunk(const infer_work *work, size_t group, size_t chunk, grou
     const bni_pass pass = work->batch->chunks == 1 ? BNI_WRITES_WHOLE : BNI_WRITES;
     normalize_group(layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
                     (feature_coef){coef->mean, coef->scale, coef->shift},
-                    layer->options.activation == BN_ACTIVATION_RELU);
+                    layer->internal.options.activation == BN_ACTIVATION_RELU);
 }
 
 static void infer_task(void *context, size_t group, size_t chunk) {
@@ -262,6 +263,7 @@ static bool infer_by_batch(const infer_work *work) {
     for (size_t group = 0; group < batch->groups; group++) {
         bni_sums sums = {0.0, mean, m2};
         whole_group_moments(kernels, batch, work->data.x, group, &sums);
+        sums.count = batch->values;
         finite = kernels->finish_moments(&sums, bni_group_size(batch, group),
                                          (double)work->layer->options.eps, &cache) &&
                  finite;
@@ -286,7 +288,7 @@ bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, con
         }
         return infer_by_batch(&work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
     }
-    bni_run(&made, layer->options.num_threads, infer_task, &work);
+    bni_run(&made, layer->internal.options.num_threads, infer_task, &work);
     return BN_STATUS_OK;
 }
 

@@ -151,6 +151,7 @@ static void build(bn_layer *layer, size_t features, const bn_options *options, v
     /* Padding is read along with the arrays, so all of it must be something. */
     memset(block, 0, bytes);
     *layer = (bn_layer){.num_features = features, .options = *options};
+    layer->internal.options = *options;
     layer->internal.block = block;
     layer->internal.block_bytes = bytes;
     layer->internal.kernels = bni_kernels_select();
@@ -233,7 +234,8 @@ size_t bn_layer_params(const bn_layer *layer, bn_param params[2]) {
 bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
                          double keep) {
     const bni_scratch scratch = bni_scratch_of(layer);
-    return layer->internal.kernels->running(sums, features, layer->options.biased_running_var, keep,
+    return layer->internal.kernels->running(sums, features,
+                                            layer->internal.options.biased_running_var, keep,
                                             layer->running_mean + first, layer->running_var + first,
                                             scratch.pending1 + first, scratch.pending2 + first);
 }

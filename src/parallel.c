@@ -13,6 +13,10 @@
  * handing it to another thread and merging its sums cost. */
 #define TASK_ELEMENTS ((size_t)131072)
 
+/* However many threads are asked for: OpenMP's runtime ends the process where it cannot start one.
+ */
+#define MOST_THREADS ((size_t)256)
+
 /* Below this a batch stays on the caller's thread. */
 #define ALONE_ELEMENTS 262144.0
 
@@ -48,9 +52,9 @@ static int threads_for(const bni_batch *batch, int num_threads) {
         batch->elements < ALONE_ELEMENTS) {
         return 1;
     }
-    const int most = num_threads == 0 ? omp_get_max_threads() : num_threads;
-    const size_t tasks = batch->groups * batch->chunks;
-    return tasks < (size_t)most ? (int)tasks : most;
+    const int wanted = num_threads == 0 ? omp_get_max_threads() : num_threads;
+    const size_t useful = bni_smaller(batch->groups * batch->chunks, MOST_THREADS);
+    return (size_t)wanted < useful ? wanted : (int)useful;
 #else
     (void)batch;
     (void)num_threads;

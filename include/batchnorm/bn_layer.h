@@ -33,16 +33,19 @@
  *   at the call. Nothing is printed, nothing exits or aborts.
  * - A layer that was never initialized but is all zero, or that was freed, is BN_STATUS_BAD_STATE.
  * - Empty batches. n = 0 is BN_STATUS_OK whatever the buffers are (they may be NULL): nothing is
- *   read, y and dx stay, dgamma and dbeta become zero, no batch is counted, and what an earlier
- *   forward left for backward stays too.
- * - Buffers. y may be x; dx may be dy or x; dresidual may be dy; two inputs may be the same buffer.
- *   "The same" is the same first element and the same stride. Any other overlap of elements, of
- * inputs too and with the layer's own arrays, is BN_STATUS_OVERLAP; what lies between strided rows
- * is nobody's, so that slices of one wide buffer do not overlap. No alignment is asked for.
+ *   read, y and dx stay, dgamma and dbeta become zero (or stay, where a batch says to add to them),
+ *   no batch is counted, and what an earlier forward left for backward stays too.
+ * - Buffers. y may be x; dx may be dy or x; dresidual may be dy; inputs of one shape may be the
+ *   same. "The same" is the same first element and the same stride. Any other overlap of elements,
+ *   of inputs too and with the layer's own arrays, is BN_STATUS_OVERLAP; what lies between strided
+ *   rows is nobody's, so that slices of one wide buffer do not overlap. No alignment is asked for.
  * - Threads. Two calls that change a layer (all that take it without const) must not run at the
  *   same time, nor one of them with any other call on the same layer. Calls that take it const may
- *   run in any number at once. Calls on different layers are independent.
- * - Allocation. Only bn_layer_init and bn_moments_init allocate.
+ *   run in any number at once. Calls on different layers are independent. Threads of a call's own
+ *   are OpenMP's, whose runtime ends the process where it cannot start one, and does not survive a
+ *   fork() in the child: num_threads = 1 never enters it.
+ * - Allocation. Only bn_layer_init and bn_moments_init allocate. (OpenMP's runtime has memory of
+ * its own for its threads.)
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
  *   of buffers, or on what ran before.
  */
@@ -156,8 +159,9 @@ typedef struct bn_layer {
 
     /* private from here on */
     struct {
-        void *owned; /* what bn_layer_free gives back; NULL after init_in */
-        void *block; /* where the arrays are */
+        bn_options options; /* as init read them */
+        void *owned;        /* what bn_layer_free gives back; NULL after init_in */
+        void *block;        /* where the arrays are */
         size_t block_bytes;
         const struct bn_kernels *kernels; /* the instruction set, chosen at init */
         float *mean_rest, *invstd_rest;   /* [D]; mean = saved_mean + mean_rest to 48 bits */

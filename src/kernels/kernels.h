@@ -149,10 +149,11 @@ typedef struct bn_kernels {
                    float *scale, float *shift);
 
     /* From the gradient sums over count values: dbeta = s1, dgamma = (s2 - mean_rest * s1) *
-     * invstd, and the slope and offset of bni_coef. False where a gradient is NaN or Inf. */
+     * invstd, and the slope and offset of bni_coef. False where a gradient that is learned (scale
+     * and shift: 0 or 1) is NaN or Inf. */
     bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double count, float *dgamma, float *dbeta,
-                             float *slope, float *offset);
+                             size_t features, double count, int scale, int shift, float *dgamma,
+                             float *dbeta, float *slope, float *offset);
 } bn_kernels;
 
 extern const bn_kernels bni_kernels_scalar;

@@ -1,7 +1,10 @@
 /* The vector vocabulary of template.h (see simd_scalar.h) for AVX2 and FMA. */
+#include "kernels/kernels.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define BNI_LANES    8
 #define BNI_TILE     2
@@ -36,12 +39,13 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
         to += 4;
     }
     if ((count & 2) != 0) {
-        _mm_storel_pi((__m64 *)(void *)to, part);
+        const double pair = _mm_cvtsd_f64(_mm_castps_pd(part));
+        memcpy(to, &pair, sizeof pair);
         part = _mm_movehl_ps(part, part);
         to += 2;
     }
     if ((count & 1) != 0) {
-        _mm_store_ss(to, part);
+        bni_store_float(to, _mm_cvtss_f32(part));
     }
 }
 

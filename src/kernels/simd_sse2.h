@@ -1,4 +1,6 @@
 /* The vector vocabulary of template.h (see simd_scalar.h) for SSE2: every x86-64 has it. */
+#include "kernels/kernels.h"
+
 #include <emmintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,24 +23,20 @@ static inline void vf_store(float *to, vf v) {
     _mm_storeu_ps(to, v);
 }
 
-/* One to three lanes: a pair, if there is one, and a single. */
 static inline vf vf_load_part(const float *from, size_t count, vf rest) {
-    float lane[4];
+    float lane[BNI_LANES];
     _mm_storeu_ps(lane, rest);
     for (size_t l = 0; l < count; l++) {
-        _mm_store_ss(lane + l, _mm_load_ss(from + l));
+        lane[l] = bni_load_float(from + l);
     }
     return _mm_loadu_ps(lane);
 }
 
 static inline void vf_store_part(float *to, size_t count, vf v) {
-    if ((count & 2) != 0) {
-        _mm_storel_pi((__m64 *)(void *)to, v);
-        v = _mm_movehl_ps(v, v);
-        to += 2;
-    }
-    if ((count & 1) != 0) {
-        _mm_store_ss(to, v);
+    float lane[BNI_LANES];
+    _mm_storeu_ps(lane, v);
+    for (size_t l = 0; l < count; l++) {
+        bni_store_float(to + l, lane[l]);
     }
 }
 

@@ -93,9 +93,10 @@ BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
     }
 }
 
-/* Whether rows of an output can be streamed: all of them begin at multiples of 16 bytes. */
+/* Whether an output can be streamed: all rows of all planes begin at multiples of 16 bytes. */
 BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    return sheet->stream && (uintptr_t)out % 16 == 0 && stride % 4 == 0;
+    return sheet->stream && (uintptr_t)out % 16 == 0 && stride % 4 == 0 &&
+           sheet->plane_stride % 4 == 0;
 }
 
 /* Fetches rows further down into L2 while a band is worked on, a vector for each vector. Tiles take
@@ -549,8 +550,9 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double count, float *restrict dgamma,
-                             float *restrict dbeta, float *restrict slope, float *restrict offset) {
+                             size_t features, double count, int scale, int shift,
+                             float *restrict dgamma, float *restrict dbeta, float *restrict slope,
+                             float *restrict offset) {
     const float *restrict mean_rest = cache->mean_rest;
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     const double part = -1.0 / count;
@@ -564,7 +566,7 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
         dbeta[d] = (float)s1[d];
         slope[d] = (float)per_value;
         offset[d] = (float)(s1[d] * part - rest * per_value);
-        bad |= not_finite(dgamma[d]) | not_finite(dbeta[d]);
+        bad |= (scale & not_finite(dgamma[d])) | (shift & not_finite(dbeta[d]));
     }
     return bad == 0;
 }

@@ -624,6 +624,7 @@ static void large_batches_have_the_bits_of_small_ones(void **state) {
     check_large(10, 1, 860000, 4);
     check_large(1030, 1, 8350, 4);
     check_large(64, 784, 172, 4);
+    check_large(17, 289, 1750, 4); /* planes at no multiple of 16 bytes */
     check_large(3, 3136, 920, 4);
     check_large(40, 49, 4400, 4);
 }
