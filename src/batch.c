@@ -6,7 +6,6 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
 /* a * b, or false where it exceeds limit. */
 static bool multiply(size_t a, size_t b, size_t limit, size_t *product) {

@@ -251,7 +251,7 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     const size_t padded = bni_padded(moments->num_features);
     double *scratch = moments->internal.scratch;
     bni_sums sums = {0.0, scratch, scratch + padded};
-    bni_batch_moments(moments->internal.kernels, &made, x, 0, scratch + 2 * padded, &sums);
+    bni_batch_moments(moments->internal.kernels, &made, x, 1, scratch + 2 * padded, &sums);
     /* The chunks' moments are done with: their scratch is at least one pair of arrays. */
     return add_sums(moments, &sums, scratch + 2 * padded);
 }

@@ -5,12 +5,6 @@
 
 #include "sheets.h"
 
-/* Arrays for the moments of every chunk of a batch; chunk c's begin at c * padded features. */
-typedef struct bni_chunk_moments {
-    double *mean, *m2;
-    size_t stride;
-} bni_chunk_moments;
-
 /* The doubles that bni_batch_moments needs as scratch for so many features. */
 size_t bni_moments_scratch(size_t features);
 

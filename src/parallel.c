@@ -5,11 +5,11 @@
 #include <omp.h>
 #endif
 
-/* Tasks that a batch is cut into at most. A multiple of common core counts, and few enough that
- * merging their sums costs little beside forming them. */
+/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
+ * core counts, and few enough that merging their sums costs little beside forming them. */
 #define MOST_TASKS ((size_t)32)
 
-/* A task has at least so many elements, 512 KiB: some 20 microseconds of work, well above what
+/* But not into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well above what
  * handing it to another thread and merging its sums cost. */
 #define TASK_ELEMENTS ((size_t)131072)
 
@@ -24,7 +24,7 @@
  * group that is whole is read from memory once. */
 #define WHOLE_GROUPS ((size_t)8)
 
-/* Chunks are whole blocks of rows where there are enough of them. */
+/* Chunks of rows are multiples of so many, so that few sheets are short. */
 #define CHUNK_STEP ((size_t)16)
 
 /* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
@@ -62,23 +62,27 @@ static int threads_for(const bni_batch *batch, int num_threads) {
 #endif
 }
 
-/* The tasks in their order: chunk by chunk, and in it group by group, or from the last to the
- * first. Threads take them one by one. */
+/* Runs task i of their order: chunk by chunk, and in it group by group, or from the last to the
+ * first. */
+static void run_one(const bni_batch *batch, size_t i, bool back, bni_task task, void *context) {
+    const size_t t = back ? batch->groups * batch->chunks - 1 - i : i;
+    task(context, t % batch->groups, t / batch->groups);
+}
+
+/* Threads take the tasks one by one. */
 static void run(const bni_batch *batch, int num_threads, bool back, bni_task task, void *context) {
     const size_t tasks = batch->groups * batch->chunks;
     const int threads = threads_for(batch, num_threads);
     if (threads == 1) {
         for (size_t i = 0; i < tasks; i++) {
-            const size_t t = back ? tasks - 1 - i : i;
-            task(context, t % batch->groups, t / batch->groups);
+            run_one(batch, i, back, task, context);
         }
         return;
     }
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (size_t i = 0; i < tasks; i++) {
-        const size_t t = back ? tasks - 1 - i : i;
-        task(context, t % batch->groups, t / batch->groups);
+        run_one(batch, i, back, task, context);
     }
 #endif
 }

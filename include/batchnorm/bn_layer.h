@@ -28,9 +28,8 @@
  * Rules that hold for every call, so that they are not repeated at each:
  *
  * - Errors. A call that does not return BN_STATUS_OK leaves the layer bit for bit as it was, and
- *   has written no output if an argument was at fault. BN_STATUS_NOT_FINITE and
- *   BN_STATUS_COMM_FAILED come from the data and from other workers: what is written then is said
- *   at the call. Nothing is printed, nothing exits or aborts.
+ *   has written no output if an argument was at fault. BN_STATUS_NOT_FINITE comes from the data:
+ *   what is written then is said at the call. Nothing is printed, nothing exits or aborts.
  * - A layer that was never initialized but is all zero, or that was freed, is BN_STATUS_BAD_STATE.
  * - Empty batches. n = 0 is BN_STATUS_OK whatever the buffers are (they may be NULL): nothing is
  *   read, y and dx stay, dgamma and dbeta become zero (or stay, where a batch says to add to them),
@@ -41,11 +40,13 @@
  *   rows is nobody's, so that slices of one wide buffer do not overlap. No alignment is asked for.
  * - Threads. Two calls that change a layer (all that take it without const) must not run at the
  *   same time, nor one of them with any other call on the same layer. Calls that take it const may
- *   run in any number at once. Calls on different layers are independent. Threads of a call's own
+ *   run in any number at once. Calls on different layers are independent. All this holds for
+ *   bn_moments too. Threads of a call's own
  *   are OpenMP's, whose runtime ends the process where it cannot start one, and does not survive a
  *   fork() in the child: num_threads = 1 never enters it.
- * - Allocation. Only bn_layer_init and bn_moments_init allocate. (OpenMP's runtime has memory of
- * its own for its threads.)
+ * - Allocation. Only bn_layer_init and bn_moments_init allocate; OpenMP's runtime has memory of its
+ *   own for its threads. Calls that compute use up to 50 KiB of stack, inference without running
+ *   values up to 110.
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
  *   of buffers, or on what ran before.
  */
@@ -284,7 +285,8 @@ BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
 BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y);
 
 /* Normalizes by the running values: y = act(gamma * (x - running_mean) / sqrt(running_var + eps)
- * + beta) (paper, algorithm 2). A layer without running values normalizes by the mean and variance
+ * + beta) (paper, algorithm 2). They are taken as they are: where a caller has set one to NaN, or a
+ * variance below -eps, y is NaN. A layer without running values normalizes by the mean and variance
  * of the batch it is given. The layer is not changed: any number of threads may call this at once.
  *
  * x[n][D] is read, y[n][D] written; y may be x.
@@ -302,8 +304,9 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
 
 /* Differentiates the forward before it: writes dx, and dgamma and dbeta where they are learned
  * (formulas on top). It knows whether that forward was a training or a frozen one; after a frozen
- * one dx = gamma * invstd * g. With ReLU, act' is rebuilt from x and the parameters: gamma, beta
- * and eps must still be what forward saw. Backward may be called again.
+ * one dx = gamma * invstd * g. gamma must be what forward saw; with
+ * ReLU and no residual beta too, as act' is then rebuilt from x and the parameters. Backward may be
+ * called again.
  *
  * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.
  *
@@ -367,8 +370,10 @@ BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch,
  *     scale[d] = gamma[d] / sqrt(running_var[d] + eps)
  *     shift[d] = beta[d] - running_mean[d] * scale[d]
  *
- * so that y = act(scale*x + shift). scale[D] and shift[D] are the caller's and must not overlap
- * each other or the layer's arrays. May run with other calls that take the layer const.
+ * so that y = act(scale*x + shift), which is less exact than bn_layer_infer where the mean is large
+ * beside the deviation: scale*x and shift then cancel. scale[D] and shift[D] are the caller's and
+ * must not overlap each other or the layer's arrays. May run with other calls that take the layer
+ * const.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  layer, scale or shift is NULL
@@ -416,7 +421,7 @@ BN_API void bn_moments_free(bn_moments *moments);
  * Sample Variance", The American Statistician 37 (1983).
  *
  * Of batch, n, spatial, x_stride, dtype and sample_weight are looked at. x is only read. A batch of
- * one value, or of no weight, may be added.
+ * one value, or of no weight, may be added. All work is done by the caller's thread.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER   moments, batch or x is NULL

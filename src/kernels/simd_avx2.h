@@ -121,10 +121,6 @@ static inline vd vd_from(vf a) {
                 _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
 }
 
-static inline vd vd_add(vd a, vd b) {
-    return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
-}
-
 static inline vd vd_sub(vd a, vd b) {
     return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
 }

@@ -116,11 +116,6 @@ static inline vd vd_from(vf a) {
                 _mm256_cvtps_pd(_mm512_extractf32x4_ps(a, 3))};
 }
 
-static inline vd vd_add(vd a, vd b) {
-    return (vd){_mm256_add_pd(a.a, b.a), _mm256_add_pd(a.b, b.b), _mm256_add_pd(a.c, b.c),
-                _mm256_add_pd(a.d, b.d)};
-}
-
 static inline vd vd_sub(vd a, vd b) {
     return (vd){_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b), _mm256_sub_pd(a.c, b.c),
                 _mm256_sub_pd(a.d, b.d)};

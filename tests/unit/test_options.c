@@ -468,8 +468,23 @@ static void bn_isa_names_the_instruction_set(void **state) {
     free(kept);
 }
 
+/* Only eps, momentum and frozen may be set between calls. */
+static void other_options_are_as_init_read_them(void **state) {
+    (void)state;
+    trial want = trial_new(5, NULL, (bn_batch){.n = 9}), t = trial_new(5, NULL, (bn_batch){.n = 9});
+    t.layer.options.activation = BN_ACTIVATION_RELU;
+    t.layer.options.biased_running_var = true;
+    t.layer.options.num_threads = -3;
+    trial_run(&want);
+    trial_run(&t);
+    trial_check_same(&t, &want);
+    trial_free(&want);
+    trial_free(&t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(other_options_are_as_init_read_them),
         cmocka_unit_test(defaults_are_those_of_the_header),
         cmocka_unit_test(no_options_are_the_defaults),
         cmocka_unit_test(gamma_and_beta_start_where_told),

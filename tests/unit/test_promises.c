@@ -313,6 +313,31 @@ static void a_masked_sample_may_be_nan(void **state) {
     }
 }
 
+/* dgamma would be NaN, but there is none; dbeta is finite. */
+static void a_gradient_that_is_not_learned_cannot_fail(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.scale = false;
+    bn_layer layer;
+    float x[2] = {NAN, 1}, dy[2] = {1, 1}, y[2], dx[2];
+    assert_ok(bn_layer_init(&layer, 1, &options));
+    layer.frozen = true;
+    assert_ok(bn_layer_forward(&layer, 2, x, y));
+    assert_ok(bn_layer_backward(&layer, 2, x, dy, dx));
+    assert_true(layer.dbeta[0] == 2);
+    bn_layer_free(&layer);
+}
+
+static void an_empty_batch_may_have_a_dresidual(void **state) {
+    (void)state;
+    trial t = small();
+    float dresidual = 7;
+    const bn_batch batch = {.dresidual = &dresidual};
+    assert_ok(bn_layer_backward_batch(&t.layer, &batch, NULL, NULL, NULL));
+    assert_true(dresidual == 7);
+    trial_free(&t);
+}
+
 /* ---- Buffers that are the same --------------------------------------------------------------- */
 
 typedef struct sharing {
@@ -755,6 +780,8 @@ int main(void) {
         cmocka_unit_test(keep_running_keeps_the_running_values),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
+        cmocka_unit_test(a_gradient_that_is_not_learned_cannot_fail),
+        cmocka_unit_test(an_empty_batch_may_have_a_dresidual),
         cmocka_unit_test(large_batches_have_the_bits_of_small_ones),
         cmocka_unit_test(alignment_does_not_matter),
         cmocka_unit_test(what_ran_before_does_not_matter),
