@@ -41,9 +41,9 @@
  * - Threads. Two calls that change a layer (all that take it without const) must not run at the
  *   same time, nor one of them with any other call on the same layer. Calls that take it const may
  *   run in any number at once. Calls on different layers are independent. All this holds for
- *   bn_moments too. Threads of a call's own
- *   are OpenMP's, whose runtime ends the process where it cannot start one, and does not survive a
- *   fork() in the child: num_threads = 1 never enters it.
+ *   bn_moments too. The threads that a call starts are OpenMP's, whose runtime ends the process
+ *   where it cannot start one, and does not survive a fork() in the child: num_threads = 1 never
+ *   enters it.
  * - Allocation. Only bn_layer_init and bn_moments_init allocate; OpenMP's runtime has memory of its
  *   own for its threads. Calls that compute use up to 50 KiB of stack, inference without running
  *   values up to 110.
