@@ -31,8 +31,8 @@ static inline bool bni_layer_ready(const bn_layer *layer) {
     return layer->internal.kernels != NULL;
 }
 
-/* The scale and shift (bni_coef) of some features by their cache, with the layer's gamma and beta.
- */
+/* The scale and shift (bni_coef) of some features by their cache, with the layer's gamma
+ * and beta. */
 void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
                            size_t features, float *scale, float *shift);
 

@@ -13,8 +13,8 @@
  * handing it to another thread and merging its sums cost. */
 #define TASK_ELEMENTS ((size_t)131072)
 
-/* However many threads are asked for: OpenMP's runtime ends the process where it cannot start one.
- */
+/* However many threads are asked for: OpenMP's runtime ends the process where it cannot
+ * start one. */
 #define MOST_THREADS ((size_t)256)
 
 /* Below this a batch stays on the caller's thread. */

@@ -50,8 +50,8 @@
  * 64). */
 #define FOLD_ROWS ((size_t)64)
 
-/* Samples side by side so that a row is whole vectors, and whole tiles where they fit; 1: no fold.
- */
+/* Samples side by side so that a row is whole vectors, and whole tiles where they fit; 1:
+ * no fold. */
 static size_t samples_to_fold(size_t features, size_t n) {
     if (features >= FOLD_BELOW || features % BNI_PLANE_WIDTH == 0) {
         return 1;

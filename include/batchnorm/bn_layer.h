@@ -304,9 +304,8 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
 
 /* Differentiates the forward before it: writes dx, and dgamma and dbeta where they are learned
  * (formulas on top). It knows whether that forward was a training or a frozen one; after a frozen
- * one dx = gamma * invstd * g. gamma must be what forward saw; with
- * ReLU and no residual beta too, as act' is then rebuilt from x and the parameters. Backward may be
- * called again.
+ * one dx = gamma * invstd * g. gamma must be what forward saw; with ReLU and no residual beta too,
+ * as act' is then rebuilt from x and the parameters. Backward may be called again.
  *
  * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.
  *
@@ -359,7 +358,7 @@ BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *bat
  * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before
  * BN_STATUS_UNSUPPORTED   dtype is BN_DTYPE_BF16 or BN_DTYPE_F16
  * BN_STATUS_NOT_FINITE    with accumulate_grads also where a sum would leave float; dx and
- * dresidual are written */
+ *                         dresidual are written */
 BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                          const void *dy, void *dx);
 

@@ -393,8 +393,7 @@ static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask ma
     }
 }
 
-/* ---- Over features: plain loops that the compiler vectorizes ----------------------------------
- */
+/* ---- Over features: plain loops that the compiler vectorizes -------------------------------- */
 
 /* Eight sums side by side are a vector's worth of work and stay in one order on every machine. */
 static void fold(double *s, size_t outer, size_t features, size_t inner) {
