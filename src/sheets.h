@@ -35,8 +35,7 @@ typedef enum bni_pass {
     BNI_READS,       /* forms sums */
     BNI_WRITES,      /* writes a tensor */
     BNI_WRITES_WHOLE /* writes a tensor, the whole of a group in this one chunk, and then those of
-                        the next group: if they are small, what is fetched ahead is the next group's
-                      */
+                        the next: if they are small, what is fetched ahead is the next group's */
 } bni_pass;
 
 /* A walk over the sheets of one group in one chunk of units. */

@@ -316,8 +316,8 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * BN_STATUS_OVERLAP         dx overlaps x or dy without being it, or the layer's arrays
  * BN_STATUS_BAD_STATE       the layer was not initialized, there was no forward, or its n was
  *                           another (n = 0 is always allowed)
- * BN_STATUS_NOT_FINITE      dgamma or dbeta would be NaN or Inf: dx is written, dgamma and dbeta
- * are not */
+ * BN_STATUS_NOT_FINITE      a gradient that is learned would be NaN or Inf: dx is written, dgamma
+ *                           and dbeta are not */
 BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy,
                                    float *dx);
 

@@ -60,9 +60,8 @@ typedef struct bni_sheet {
     size_t weight_step;
     size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
                     sheet into bands of whole rows */
-    size_t x_ahead,
-        y_ahead; /* with each element, fetch the one so many elements further on; 0: no */
-    bool stream; /* the outputs are not read again soon: write them past the caches */
+    size_t x_ahead, y_ahead; /* fetch what is so many elements further on; 0: nothing */
+    bool stream;             /* the outputs are not read again soon: write them past the caches */
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */
