@@ -130,19 +130,16 @@ typedef struct moments_work {
     double *counts; /* of each chunk */
 } moments_work;
 
-/* The moments of chunk c, all features, in scratch. */
-static bni_sums chunk_sums(const moments_work *work, size_t chunk) {
+/* Where the moments of a chunk are in scratch, from a feature on. */
+static bni_sums chunk_sums(const moments_work *work, size_t chunk, size_t first) {
     const size_t padded = bni_padded(work->batch->features);
-    double *mean = work->scratch + 2 * chunk * padded;
-    return (bni_sums){.count = work->counts[chunk], .mean = mean, .m2 = mean + padded};
+    double *mean = work->scratch + 2 * chunk * padded + first;
+    return (bni_sums){.mean = mean, .m2 = mean + padded};
 }
 
 static void moments_task(void *context, size_t group, size_t chunk) {
     const moments_work *work = context;
-    const size_t first = bni_group_first(work->batch, group);
-    const size_t padded = bni_padded(work->batch->features);
-    double *mean = work->scratch + 2 * chunk * padded + first;
-    bni_sums sums = {.mean = mean, .m2 = mean + padded};
+    bni_sums sums = chunk_sums(work, chunk, bni_group_first(work->batch, group));
     bni_group_moments(work->kernels, work->batch, work->x, group, chunk, &sums);
     if (group == 0) { /* the same for all groups; one may write it */
         work->counts[chunk] = sums.count;
@@ -160,7 +157,8 @@ void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const 
     bni_run(batch, num_threads, moments_task, &work);
     sums->count = 0.0;
     for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-        const bni_sums part = chunk_sums(&work, chunk);
+        bni_sums part = chunk_sums(&work, chunk, 0);
+        part.count = counts[chunk];
         kernels->merge(sums, &part, batch->features);
     }
 }

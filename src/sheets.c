@@ -50,8 +50,7 @@
  * 64). */
 #define FOLD_ROWS ((size_t)64)
 
-/* Samples side by side so that a row is whole vectors, and whole tiles where they fit; 1:
- * no fold. */
+/* Samples side by side so that a row is whole vectors, and tiles where they fit; 1: no fold. */
 static size_t samples_to_fold(size_t features, size_t n) {
     if (features >= FOLD_BELOW || features % BNI_PLANE_WIDTH == 0) {
         return 1;
@@ -112,11 +111,6 @@ bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass 
                       .end = bni_smaller(begin + batch->chunk_units, batch->units)};
 }
 
-/* Rows so that there are so many elements, or few more. */
-static size_t rows_of(size_t elements, size_t cols) {
-    return bni_divide_up(elements, cols);
-}
-
 /* How many rows of a stride begin at different places in a page. */
 static size_t rows_apart(size_t stride) {
     const size_t bytes = stride * sizeof(float);
@@ -128,12 +122,13 @@ static size_t rows_apart(size_t stride) {
  * in. */
 static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
-    sheet->rows = bni_smaller(left, bni_smaller(rows_of(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
+    sheet->rows =
+        bni_smaller(left, bni_smaller(bni_divide_up(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
     sheet->band = sheet->rows;
     if (walk->pass != BNI_READS && cols > BNI_PLANE_WIDTH) {
         const size_t apart = 2 * rows_apart(sheet->x_stride);
-        sheet->band =
-            walk->data.stream ? STREAM_ROWS : bni_smaller(apart, rows_of(WRITE_ELEMENTS, cols));
+        sheet->band = walk->data.stream ? STREAM_ROWS
+                                        : bni_smaller(apart, bni_divide_up(WRITE_ELEMENTS, cols));
     }
 }
 
@@ -151,7 +146,7 @@ static bool fetch_group(const bni_walk *walk, bni_sheet *sheet) {
 
 /* Has the rows from `ahead` further down on fetched, where there are so many. */
 static void fetch_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
-    const size_t ahead = rows_of(FETCH_AHEAD, sheet->cols);
+    const size_t ahead = bni_divide_up(FETCH_AHEAD, sheet->cols);
     if (walk->batch->elements >= FETCH_FROM && left >= sheet->rows + ahead) {
         sheet->x_ahead = ahead * sheet->x_stride;
         sheet->y_ahead = ahead * sheet->y_stride;
