@@ -141,7 +141,7 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
     vd center[BNI_SUM_TILE], sum[BNI_SUM_TILE], square[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
         rest[v] = vf_load(pivot + rows.column + c + v * BNI_LANES);
-        center[v] = vd_from(rest[v]);
+        center[v] = vd_load_floats(pivot + rows.column + c + v * BNI_LANES);
         sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
         square[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
     }
@@ -268,7 +268,7 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
         center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
         scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
         shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
-        origin[v] = vd_from(center[v]);
+        origin[v] = vd_load_floats(coef->center + rows.column + c + v * BNI_LANES);
         sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
         product[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
     }
