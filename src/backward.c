@@ -176,7 +176,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
     const size_t first = bni_group_first(work->batch, group);
     group_sums(work, group, chunk, work->scratch.sum1 + first, work->scratch.sum2 + first);
     finish_features(work, first, bni_group_size(work->batch, group));
-    input_chunk(work, BNI_WRITES_WHOLE, group, chunk);
+    input_chunk(work, BNI_WRITES, group, chunk);
 }
 
 static void differentiate(backward_work *work) {

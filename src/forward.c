@@ -119,7 +119,7 @@ static void whole_group_task(void *context, size_t group, size_t chunk) {
     bni_group_moments(work->layer->internal.kernels, work->batch, work->data.x, group, chunk,
                       &sums);
     finish_features(work, sums, first, bni_group_size(work->batch, group));
-    normalize_chunk(work, BNI_WRITES_WHOLE, group, chunk);
+    normalize_chunk(work, BNI_WRITES, group, chunk);
 }
 
 static void train(forward_work *work) {
@@ -222,7 +222,7 @@ static void infer_chunk(const infer_work *work, size_t group, size_t chunk, grou
     const bni_cache cache = group_cache(coef);
     bni_layer_affine_part(layer, &cache, bni_group_first(work->batch, group),
                           bni_group_size(work->batch, group), coef->scale, coef->shift);
-    const bni_pass pass = work->batch->chunks == 1 ? BNI_WRITES_WHOLE : BNI_WRITES;
+    const bni_pass pass = work->batch->chunks == 1 ? BNI_WRITES : BNI_WRITES;
     normalize_group(layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
                     (feature_coef){coef->mean, coef->scale, coef->shift},
                     layer->internal.options.activation == BN_ACTIVATION_RELU);

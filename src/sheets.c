@@ -20,14 +20,12 @@
 #define STREAM_ROWS    ((size_t)2)
 #define PAGE           ((size_t)4096)
 
-/* Batches of at least so many elements, 512 KiB, are fetched ahead of the kernels: rows further
- * down, so many elements (64 KiB) away. Smaller ones are in L2 already. */
+/* Where sums are formed of at least so many elements, 512 KiB, what lies so many elements (64 KiB)
+ * ahead is fetched meanwhile. Smaller batches are in L2 already. Passes that write go through memory
+ * in long runs, which processors follow by themselves: fetching for them is never faster, and costs
+ * a tenth where they are bound by L3. */
 #define FETCH_FROM  131072.0
 #define FETCH_AHEAD ((size_t)16384)
-
-/* A group in one chunk that has at most so many elements (256 KiB) fits L2 twice over: while its
- * outputs are written, the next group's inputs are fetched. */
-#define FETCH_GROUP 65536.0
 
 /* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
  * they would leave them before anyone reads them, and take the input with them. */
@@ -107,6 +105,7 @@ bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass 
                       .data = buffers,
                       .pass = pass,
                       .group = group,
+                      .begin = begin,
                       .unit = begin,
                       .end = bni_smaller(begin + batch->chunk_units, batch->units)};
 }
@@ -132,27 +131,6 @@ static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     }
 }
 
-/* Has the next group's data fetched, where that is to be and there is one. Returns whether. */
-static bool fetch_group(const bni_walk *walk, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
-    const double size = batch->elements / (double)batch->groups;
-    if (walk->pass != BNI_WRITES_WHOLE || size > FETCH_GROUP || walk->group + 1 == batch->groups) {
-        return false;
-    }
-    sheet->x_ahead = batch->group_features * batch->spatial;
-    sheet->y_ahead = sheet->x_ahead;
-    return true;
-}
-
-/* Has the rows from `ahead` further down on fetched, where there are so many. */
-static void fetch_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
-    const size_t ahead = bni_divide_up(FETCH_AHEAD, sheet->cols);
-    if (walk->batch->elements >= FETCH_FROM && left >= sheet->rows + ahead) {
-        sheet->x_ahead = ahead * sheet->x_stride;
-        sheet->y_ahead = ahead * sheet->y_stride;
-    }
-}
-
 static const float *input_at(const float *start, size_t offset) {
     return start == NULL ? NULL : start + offset;
 }
@@ -174,8 +152,49 @@ static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
                        .dresidual = output_at(data->dresidual, y)};
 }
 
-/* The next rows of a run of elements without gaps; the elements behind the last full row are a row
- * of their own. Returns whether the run ends with them. */
+/* ---- What is fetched ahead ------------------------------------------------------------------ */
+
+static bool fetches(const bni_walk *walk) {
+    return walk->pass == BNI_READS && walk->batch->elements >= FETCH_FROM;
+}
+
+/* Has rows fetched that begin at these offsets from the buffers' beginnings. */
+static void fetch_at(const bni_walk *walk, size_t x, size_t y, size_t rows, bni_sheet *sheet) {
+    sheet->x_next = walk->data.x + x;
+    sheet->dy_next = input_at(walk->data.dy, y);
+    sheet->next_rows = rows;
+}
+
+/* Has rows of a run fetched, of which so many elements are left, where it goes on so far. */
+static void fetch_run(const bni_walk *walk, size_t x, size_t y, size_t left, bni_sheet *sheet) {
+    const size_t cols = sheet->cols, ahead = bni_divide_up(FETCH_AHEAD, cols);
+    if (fetches(walk) && left / cols > ahead) {
+        fetch_at(walk, x + ahead * cols, y + ahead * cols,
+                 bni_smaller(sheet->rows, left / cols - ahead), sheet);
+    }
+}
+
+/* Has what is `skip` elements into the group's part of a later unit fetched, or, behind the last
+ * unit, what is there in the next group's part of the first: there the next task begins. `rows` is
+ * how many, or 0: as many units as the sheet has rows. */
+static void fetch_unit(const bni_walk *walk, size_t units_ahead, size_t skip, size_t rows,
+                       bni_sheet *sheet) {
+    const bni_batch *batch = walk->batch;
+    const bool here = units_ahead < walk->end - walk->unit;
+    const size_t group = here ? walk->group : walk->group + 1;
+    const size_t unit = here ? walk->unit + units_ahead : walk->begin;
+    if (fetches(walk) && group < batch->groups &&
+        bni_group_size(batch, group) == bni_group_size(batch, walk->group)) {
+        const size_t first = bni_group_first(batch, group) * batch->spatial + skip;
+        fetch_at(walk, unit * batch->x_stride + first, unit * batch->y_stride + first,
+                 rows != 0 ? rows : bni_smaller(sheet->rows, walk->end - unit), sheet);
+    }
+}
+
+/* ---- Sheets --------------------------------------------------------------------------------- */
+
+/* The next rows of a run of elements without gaps, of which `done` are done; the elements behind
+ * the last full row are a row of their own. Returns whether the run ends with them. */
 static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_t width,
                         bni_sheet *sheet) {
     const size_t left = length - walk->done;
@@ -184,7 +203,6 @@ static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_
     sheet->x_stride = width;
     sheet->y_stride = width;
     set_rows(walk, left / sheet->cols, sheet);
-    fetch_rows(walk, left / sheet->cols, sheet);
     walk->done += sheet->rows * sheet->cols;
     return walk->done == length;
 }
@@ -199,9 +217,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->weight = input_at(batch->weight, walk->unit);
     sheet->weight_step = 1;
     set_rows(walk, left, sheet);
-    if (!fetch_group(walk, sheet)) {
-        fetch_rows(walk, left, sheet);
-    }
+    fetch_unit(walk, bni_divide_up(FETCH_AHEAD, sheet->cols), 0, 0, sheet);
     walk->unit += sheet->rows;
 }
 
@@ -211,9 +227,11 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
     const size_t width = batch->outer * batch->features;
     const size_t begin = walk->unit * width;
     const size_t end = bni_smaller(walk->end * width, batch->n * batch->features);
+    const size_t done = walk->done;
     if (next_of_run(walk, begin, begin, end - begin, width, sheet)) {
         walk->unit = walk->end;
     }
+    fetch_run(walk, begin + done, begin + done, end - begin - done, sheet);
 }
 
 static size_t row_width(const bni_walk *walk) {
@@ -233,16 +251,21 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->plane_stride = batch->spatial;
     sheet->tail = batch->spatial % width;
     sheet->band = sheet->rows;
-    if (!fetch_group(walk, sheet) && batch->elements >= FETCH_FROM && walk->unit + 1 < walk->end) {
-        sheet->x_ahead = batch->x_stride; /* the same place in the next sample */
-        sheet->y_ahead = batch->y_stride;
-    }
+    fetch_unit(walk, 1, 0, sheet->planes * batch->spatial / width, sheet);
     walk->unit++;
 }
 
-/* The one plane of the group in one sample, sheet by sheet. */
+/* The one plane of the group in one sample, sheet by sheet. What is fetched ahead of a short plane
+ * is the next sample's. */
 static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    if (next_of_run(walk, x, y, walk->batch->spatial, row_width(walk), sheet)) {
+    const size_t done = walk->done, spatial = walk->batch->spatial;
+    const bool ends = next_of_run(walk, x, y, spatial, row_width(walk), sheet);
+    if (spatial < 2 * FETCH_AHEAD) {
+        fetch_unit(walk, 1, done, sheet->rows, sheet);
+    } else {
+        fetch_run(walk, x + done, y + done, spatial - done, sheet);
+    }
+    if (ends) {
         walk->done = 0;
         walk->unit++;
     }

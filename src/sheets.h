@@ -32,10 +32,8 @@ size_t bni_group_size(const bni_batch *batch, size_t group);
 
 /* What a pass does to the data: the sheets that suit it differ. */
 typedef enum bni_pass {
-    BNI_READS,       /* forms sums */
-    BNI_WRITES,      /* writes a tensor */
-    BNI_WRITES_WHOLE /* writes a tensor, the whole of a group in this one chunk, and then those of
-                        the next: if they are small, what is fetched ahead is the next group's */
+    BNI_READS, /* forms sums */
+    BNI_WRITES /* writes a tensor */
 } bni_pass;
 
 /* A walk over the sheets of one group in one chunk of units. */
@@ -43,7 +41,9 @@ typedef struct bni_walk {
     const bni_batch *batch;
     bni_sheet data; /* where the whole batch's buffers begin */
     bni_pass pass;
-    size_t group, unit, end;
+    size_t group;
+    size_t begin, unit,
+        end;     /* of the chunk: its first unit, the present one, the one behind its last */
     size_t done; /* elements of the present run */
 } bni_walk;
 

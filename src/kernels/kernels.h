@@ -60,8 +60,9 @@ typedef struct bni_sheet {
     size_t weight_step;
     size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
                     sheet into bands of whole rows */
-    size_t x_ahead, y_ahead; /* fetch what is so many elements further on; 0: nothing */
-    bool stream;             /* the outputs are not read again soon: write them past the caches */
+    const float *x_next, *dy_next; /* fetched meanwhile: rows as wide and as far apart as the */
+    size_t next_rows;              /* sheet's, as many as this says */
+    bool stream; /* the outputs are not read again soon: write them past the caches */
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */

@@ -99,26 +99,20 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
            sheet->plane_stride % 4 == 0;
 }
 
-/* Fetches rows further down into L2 while a band is worked on, a vector for each vector. Tiles take
- * a band in columns, which no prefetcher of the processor follows; this goes row by row, in the
- * order of the addresses. Hinted to L2, where it does not displace what is being worked on. */
+/* Fetches other rows into L2 while a sheet is worked on, a vector for each vector. Tiles take a
+ * band in columns, which no prefetcher of the processor follows; this goes row by row, in the order
+ * of the addresses. Hinted to L2, where it does not displace what is being worked on. */
 typedef struct fetch {
     const float *row;
-    size_t column, columns, stride;
+    size_t rows, column, columns, stride;
 } fetch;
 
-BNI_INLINE fetch fetch_x(const bni_sheet *sheet) {
-    const float *row = sheet->x_ahead == 0 ? NULL : sheet->x + sheet->x_ahead;
-    return (fetch){row, 0, sheet->cols, sheet->x_stride};
-}
-
-BNI_INLINE fetch fetch_dy(const bni_sheet *sheet) {
-    const float *row = sheet->y_ahead == 0 ? NULL : sheet->dy + sheet->y_ahead;
-    return (fetch){row, 0, sheet->cols, sheet->y_stride};
+BNI_INLINE fetch fetch_rows(const bni_sheet *sheet, const float *first, size_t stride) {
+    return (fetch){first, first == NULL ? 0 : sheet->next_rows, 0, sheet->cols, stride};
 }
 
 BNI_INLINE void fetch_vectors(fetch *f, const size_t vectors) {
-    if (f->row == NULL) {
+    if (f->rows == 0) {
         return;
     }
     BNI_EACH_VECTOR(v) {
@@ -128,6 +122,7 @@ BNI_INLINE void fetch_vectors(fetch *f, const size_t vectors) {
     if (f->column >= f->columns) {
         f->column = 0;
         f->row += f->stride;
+        f->rows--;
     }
 }
 
@@ -167,7 +162,7 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
 }
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
-    fetch next = fetch_x(sheet);
+    fetch next = fetch_rows(sheet, sheet->x_next, sheet->x_stride);
     if (sheet->weight == NULL) {
         BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, &next, pivot, s1, s2, false);
     } else {
@@ -178,7 +173,7 @@ static void moments(const bni_sheet *sheet, const float *pivot, double *s1, doub
 /* ---- Normalize ------------------------------------------------------------------------------ */
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                               size_t part, fetch *next, const bni_coef *coef, const bool residual,
+                               size_t part, const bni_coef *coef, const bool residual,
                                const bool relu, const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
@@ -192,7 +187,6 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     float *y = sheet->out + first;
     const float *add = residual ? sheet->residual + first : NULL;
     for (size_t r = rows.begin; r < rows.end; r++) {
-        fetch_vectors(next, vectors);
         BNI_EACH_VECTOR(v) {
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
@@ -209,12 +203,11 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
-    fetch next = fetch_x(sheet);
     if (can_stream(sheet, sheet->out, sheet->y_stride)) {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, &next, coef, residual, relu, true);
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true);
         v_stream_end();
     } else {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, &next, coef, residual, relu, false);
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false);
     }
 }
 
@@ -302,7 +295,8 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void grad_sums_masked(const bni_sheet *sheet, const bni_coef *coef, double *s1,
                                  double *s2, const bni_mask mask) {
-    fetch next[2] = {fetch_x(sheet), fetch_dy(sheet)};
+    fetch next[2] = {fetch_rows(sheet, sheet->x_next, sheet->x_stride),
+                     fetch_rows(sheet, sheet->dy_next, sheet->y_stride)};
     if (sheet->weight == NULL) {
         BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, next, coef, s1, s2, mask, false);
     } else {
@@ -326,8 +320,8 @@ static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mas
 }
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                                size_t part, fetch next[2], const bni_coef *coef,
-                                const bni_mask mask, const bool constant, const bool stream) {
+                                size_t part, const bni_coef *coef, const bni_mask mask,
+                                const bool constant, const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -342,8 +336,6 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         float *dx = sheet->dx + rows.at + r * sheet->x_stride + c;
         const vf weight = vf_set1(sheet->weight == NULL ? 1.0f : bni_weight(sheet, r));
         const bool direct = constant || is_left_out(sheet, r);
-        fetch_vectors(&next[0], vectors);
-        fetch_vectors(&next[1], vectors);
         BNI_EACH_VECTOR(v) {
             const size_t at = rows.at + r * sheet->y_stride + c + v * BNI_LANES;
             const vf d = constant && mask != BNI_MASK_X
@@ -361,12 +353,11 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
                                  const bool constant) {
-    fetch next[2] = {fetch_x(sheet), fetch_dy(sheet)};
     if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, next, coef, mask, constant, true);
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true);
         v_stream_end();
     } else {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, next, coef, mask, constant, false);
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false);
     }
 }
 
