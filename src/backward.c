@@ -92,18 +92,17 @@ static bni_coef group_coef(const backward_work *work, size_t group, float column
 
 /* sum_g and sum_gx [features of the group] = the sums over a group's chunk of g and of
  * g * (x - center). */
-static void group_sums(const backward_work *work, size_t group, size_t chunk, double *sum_g,
-                       double *sum_gx) {
+static void group_sums(const backward_work *work, bni_task task, double *sum_g, double *sum_gx) {
     const bni_batch *batch = work->batch;
     const bn_kernels *kernels = work->layer->internal.kernels;
-    const size_t features = bni_group_size(batch, group);
+    const size_t features = bni_group_size(batch, task.group);
     const size_t width = bni_padded(features * batch->inner * batch->outer);
     float columns[5][BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, group, columns);
+    const bni_coef coef = group_coef(work, task.group, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
-    bni_walk walk = bni_walk_begin(batch, &work->data, BNI_READS, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, &work->data, BNI_READS, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
@@ -119,10 +118,13 @@ static double *chunk_sums(const backward_work *work, size_t chunk) {
     return work->scratch.chunks + 2 * chunk * bni_padded(work->batch->features);
 }
 
-static void sums_task(void *context, size_t group, size_t chunk) {
+static void sums_worker(void *context, bni_tasks *tasks) {
     const backward_work *work = context;
-    double *sums = chunk_sums(work, chunk) + bni_group_first(work->batch, group);
-    group_sums(work, group, chunk, sums, sums + bni_padded(work->batch->features));
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        double *sums = chunk_sums(work, task.chunk) + bni_group_first(work->batch, task.group);
+        group_sums(work, task, sums, sums + bni_padded(work->batch->features));
+    }
 }
 
 /* Adds the chunks' sums up, in their order. */
@@ -156,43 +158,53 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
 
 /* ---- dx ------------------------------------------------------------------------------------- */
 
-static void input_chunk(const backward_work *work, bni_pass pass, size_t group, size_t chunk) {
+static void input_task(const backward_work *work, bni_task task) {
     float columns[5][BNI_PANEL];
-    const bni_coef coef = group_coef(work, group, columns);
-    bni_walk walk = bni_walk_begin(work->batch, &work->data, pass, group, chunk);
+    const bni_coef coef = group_coef(work, task.group, columns);
+    bni_walk walk = bni_walk_begin(work->batch, &work->data, BNI_WRITES, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
     }
 }
 
-static void input_task(void *context, size_t group, size_t chunk) {
-    input_chunk(context, BNI_WRITES, group, chunk);
+static void input_worker(void *context, bni_tasks *tasks) {
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        input_task(context, task);
+    }
 }
 
 /* All of a group's data is in one chunk: the caches still hold it when dx is computed. */
-static void whole_group_task(void *context, size_t group, size_t chunk) {
+static void whole_groups_worker(void *context, bni_tasks *tasks) {
     backward_work *work = context;
-    const size_t first = bni_group_first(work->batch, group);
-    group_sums(work, group, chunk, work->scratch.sum1 + first, work->scratch.sum2 + first);
-    finish_features(work, first, bni_group_size(work->batch, group));
-    input_chunk(work, BNI_WRITES, group, chunk);
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        const size_t first = bni_group_first(work->batch, task.group);
+        group_sums(work, task, work->scratch.sum1 + first, work->scratch.sum2 + first);
+        finish_features(work, first, bni_group_size(work->batch, task.group));
+        input_task(work, task);
+    }
 }
 
 static void differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
+    const bni_batch wide = bni_batch_widened(batch, batch->features);
     const int threads = layer->internal.options.num_threads;
-    if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
-        bni_run(batch, threads, input_task, work);
-    } else if (batch->chunks == 1) {
-        bni_run(batch, threads, whole_group_task, work);
-    } else {
-        bni_run(batch, threads, sums_task, work);
+    const bool no_sums = work->constant && layer->gamma == NULL && layer->beta == NULL;
+    if (!no_sums && batch->chunks == 1) {
+        bni_run(batch, threads, BNI_BY_CHUNK, whole_groups_worker, work);
+        return;
+    }
+    if (!no_sums) {
+        bni_run(batch, threads, BNI_BY_CHUNK, sums_worker, work);
         add_chunks(work);
         finish_features(work, 0, batch->features);
-        bni_run_back(batch, threads, input_task, work);
     }
+    work->batch = &wide;
+    bni_run(&wide, threads, BNI_BY_CHUNK_BACK, input_worker, work);
+    work->batch = batch;
 }
 
 /* ---- dgamma and dbeta ----------------------------------------------------------------------- */

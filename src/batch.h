@@ -41,6 +41,11 @@ typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features,
                          bni_strides strides);
 
+/* The same batch as a pass that writes goes through it: by whole rows of N x D, or by parts of them
+ * of so many features. Memory is then read and written in runs as long as can be, and what a pass
+ * that sums needs for each column is not needed. */
+bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features);
+
 /* ---- Overlap ---- */
 
 /* Rows of bytes in memory. */

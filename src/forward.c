@@ -7,6 +7,7 @@
 #include "parallel.h"
 
 #include <stdatomic.h>
+#include <stdint.h>
 
 /* ---- Checks --------------------------------------------------------------------------------- */
 
@@ -47,18 +48,18 @@ typedef struct feature_coef {
     const float *center, *scale, *shift;
 } feature_coef;
 
-static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
-                            const bni_sheet *data, bni_pass pass, size_t group, size_t chunk,
-                            feature_coef of, bool relu) {
+static void normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
+                           bni_task task, feature_coef of) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
-    const size_t features = bni_group_size(batch, group);
+    const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
+    const size_t features = bni_group_size(batch, task.group);
     const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
                            .scale = bni_expand(batch, features, of.scale, scale),
                            .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, data, pass, group, chunk);
+    bni_walk walk = bni_walk_begin(batch, data, BNI_WRITES, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->normalize(&sheet, &coef, relu);
+        layer->internal.kernels->normalize(&sheet, &coef, relu);
     }
 }
 
@@ -67,6 +68,7 @@ static void normalize_group(const bn_kernels *kernels, const bni_batch *batch,
 typedef struct forward_work {
     const bn_layer *layer;
     const bni_batch *batch;
+    bni_batch wide; /* the same for a pass that only writes */
     bni_sheet data;
     bni_scratch scratch;
     bool update_running;
@@ -99,41 +101,49 @@ static void finish_features(forward_work *work, bni_sums sums, size_t first, siz
                           work->scratch.shift + first);
 }
 
-static void normalize_chunk(const forward_work *work, bni_pass pass, size_t group, size_t chunk) {
-    const size_t first = bni_group_first(work->batch, group);
-    const feature_coef coef = {work->layer->saved_mean + first, work->scratch.scale + first,
-                               work->scratch.shift + first};
-    normalize_group(work->layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
-                    coef, work->layer->internal.options.activation == BN_ACTIVATION_RELU);
+/* A task of a pass that writes, by the batch's or the running statistics. */
+static void write_task(const forward_work *work, const bni_batch *batch, bni_task task) {
+    const size_t first = bni_group_first(batch, task.group);
+    normalize_task(batch, work->layer, &work->data, task,
+                   (feature_coef){work->layer->saved_mean + first, work->scratch.scale + first,
+                                  work->scratch.shift + first});
 }
 
-static void normalize_task(void *context, size_t group, size_t chunk) {
-    normalize_chunk(context, BNI_WRITES, group, chunk);
+static void write_worker(void *context, bni_tasks *tasks) {
+    const forward_work *work = context;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        write_task(work, &work->wide, task);
+    }
 }
 
 /* All of a group's data is in one chunk: it is normalized while the caches still hold it. */
-static void whole_group_task(void *context, size_t group, size_t chunk) {
+static void whole_groups_worker(void *context, bni_tasks *tasks) {
     forward_work *work = context;
-    const size_t first = bni_group_first(work->batch, group);
-    bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
-    bni_group_moments(work->layer->internal.kernels, work->batch, work->data.x, group, chunk,
-                      &sums);
-    finish_features(work, sums, first, bni_group_size(work->batch, group));
-    normalize_chunk(work, BNI_WRITES, group, chunk);
+    const bni_batch *batch = work->batch;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        const size_t first = bni_group_first(batch, task.group);
+        bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
+        bni_task_moments(work->layer->internal.kernels, batch, work->data.x, task, &sums);
+        finish_features(work, sums, first, bni_group_size(batch, task.group));
+        write_task(work, batch, task);
+    }
 }
 
 static void train(forward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
+    const int threads = layer->internal.options.num_threads;
     if (batch->chunks == 1) {
-        bni_run(batch, layer->internal.options.num_threads, whole_group_task, work);
+        bni_run(batch, threads, BNI_BY_CHUNK, whole_groups_worker, work);
         return;
     }
     bni_sums sums = {0.0, work->scratch.sum1, work->scratch.sum2};
-    bni_batch_moments(layer->internal.kernels, batch, work->data.x,
-                      layer->internal.options.num_threads, work->scratch.chunks, &sums);
+    bni_batch_moments(layer->internal.kernels, batch, work->data.x, threads, work->scratch.chunks,
+                      &sums);
     finish_features(work, sums, 0, batch->features);
-    bni_run_back(batch, layer->internal.options.num_threads, normalize_task, work);
+    bni_run(&work->wide, threads, BNI_BY_CHUNK_BACK, write_worker, work);
 }
 
 /* By the running values, which backward takes for constants. */
@@ -144,7 +154,7 @@ static void forward_frozen(forward_work *work) {
     layer->internal.kernels->finish_running(layer->running_mean, layer->running_var, features,
                                             (double)layer->options.eps, &cache);
     bni_layer_affine_part(layer, &cache, 0, features, work->scratch.scale, work->scratch.shift);
-    bni_run(work->batch, layer->internal.options.num_threads, normalize_task, work);
+    bni_run(&work->wide, layer->internal.options.num_threads, BNI_BY_CHUNK, write_worker, work);
 }
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
@@ -169,6 +179,7 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
     forward_work work = {.layer = layer,
                          .batch = &made,
+                         .wide = bni_batch_widened(&made, made.features),
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
                          .update_running = update,
@@ -200,11 +211,9 @@ bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y) 
 /* ---- Inference ------------------------------------------------------------------------------ */
 
 /* The layer is const and any number of threads may be here, so all that is computed is on the
- * stack, group by group: some 40 KiB, or 100 where the batch's own moments are needed. */
-typedef struct group_coef {
-    float mean[BNI_PANEL], mean_rest[BNI_PANEL], invstd[BNI_PANEL], invstd_rest[BNI_PANEL];
-    float scale[BNI_PANEL], shift[BNI_PANEL];
-} group_coef;
+ * stack. Of running values that is the scale alone, of so many features at once: wide enough that
+ * rows are read whole, or in runs of 16 KiB, which cost as much as whole ones. */
+#define SCALES ((size_t)4096)
 
 typedef struct infer_work {
     const bn_layer *layer;
@@ -212,32 +221,31 @@ typedef struct infer_work {
     bni_sheet data;
 } infer_work;
 
-static bni_cache group_cache(group_coef *coef) {
-    return (bni_cache){coef->mean, coef->mean_rest, coef->invstd, coef->invstd_rest};
-}
-
-/* Normalizes a group's chunk by what is in coef's cache. */
-static void infer_chunk(const infer_work *work, size_t group, size_t chunk, group_coef *coef) {
-    const bn_layer *layer = work->layer;
-    const bni_cache cache = group_cache(coef);
-    bni_layer_affine_part(layer, &cache, bni_group_first(work->batch, group),
-                          bni_group_size(work->batch, group), coef->scale, coef->shift);
-    const bni_pass pass = work->batch->chunks == 1 ? BNI_WRITES : BNI_WRITES;
-    normalize_group(layer->internal.kernels, work->batch, &work->data, pass, group, chunk,
-                    (feature_coef){coef->mean, coef->scale, coef->shift},
-                    layer->internal.options.activation == BN_ACTIVATION_RELU);
-}
-
-static void infer_task(void *context, size_t group, size_t chunk) {
+static void infer_worker(void *context, bni_tasks *tasks) {
+    static const float no_shift[SCALES];
     const infer_work *work = context;
     const bn_layer *layer = work->layer;
-    const size_t first = bni_group_first(work->batch, group);
-    group_coef coef;
-    const bni_cache cache = group_cache(&coef);
-    layer->internal.kernels->finish_running(layer->running_mean + first, layer->running_var + first,
-                                            bni_group_size(work->batch, group),
-                                            (double)layer->options.eps, &cache);
-    infer_chunk(work, group, chunk, &coef);
+    float scale[SCALES];
+    size_t ready = SIZE_MAX; /* the group whose scale it is */
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        const size_t first = bni_group_first(work->batch, task.group);
+        if (task.group != ready) {
+            layer->internal.kernels->running_scale(
+                layer->running_var + first, layer->gamma == NULL ? NULL : layer->gamma + first,
+                bni_group_size(work->batch, task.group), (double)layer->options.eps, scale);
+            ready = task.group;
+        }
+        normalize_task(work->batch, layer, &work->data, task,
+                       (feature_coef){layer->running_mean + first, scale,
+                                      layer->beta == NULL ? no_shift : layer->beta + first});
+    }
+}
+
+static void infer_by_running(const bni_batch *batch, infer_work work) {
+    const bni_batch wide = bni_batch_widened(batch, SCALES);
+    work.batch = &wide;
+    bni_run(&wide, work.layer->internal.options.num_threads, BNI_BY_GROUP, infer_worker, &work);
 }
 
 /* The moments of a whole group, its chunks merged in the order that training merges them in. */
@@ -245,30 +253,38 @@ static void whole_group_moments(const bn_kernels *kernels, const bni_batch *batc
                                 size_t group, bni_sums *sums) {
     double mean[BNI_PANEL], m2[BNI_PANEL];
     bni_sums part = {0.0, mean, m2};
-    bni_group_moments(kernels, batch, x, group, 0, sums);
+    bni_task_moments(kernels, batch, x, (bni_task){group, 0}, sums);
     for (size_t chunk = 1; chunk < batch->chunks; chunk++) {
-        bni_group_moments(kernels, batch, x, group, chunk, &part);
+        bni_task_moments(kernels, batch, x, (bni_task){group, chunk}, &part);
         kernels->merge(sums, &part, bni_group_size(batch, group));
     }
 }
 
+/* Writes the cache of a group by its batch's moments; false where they are not finite. */
+static bool group_cache(const infer_work *work, size_t group, const bni_cache *cache) {
+    const bn_kernels *kernels = work->layer->internal.kernels;
+    double mean[BNI_PANEL], m2[BNI_PANEL];
+    bni_sums sums = {0.0, mean, m2};
+    whole_group_moments(kernels, work->batch, work->data.x, group, &sums);
+    sums.count = work->batch->values;
+    return kernels->finish_moments(&sums, bni_group_size(work->batch, group),
+                                   (double)work->layer->options.eps, cache);
+}
+
 /* Inference without running values: false where the batch's statistics are not finite. */
 static bool infer_by_batch(const infer_work *work) {
-    const bn_kernels *kernels = work->layer->internal.kernels;
     const bni_batch *batch = work->batch;
-    double mean[BNI_PANEL], m2[BNI_PANEL];
-    group_coef coef;
-    const bni_cache cache = group_cache(&coef);
+    float mean[BNI_PANEL], mean_rest[BNI_PANEL], invstd[BNI_PANEL], invstd_rest[BNI_PANEL];
+    float scale[BNI_PANEL], shift[BNI_PANEL];
+    const bni_cache cache = {mean, mean_rest, invstd, invstd_rest};
     bool finite = true;
     for (size_t group = 0; group < batch->groups; group++) {
-        bni_sums sums = {0.0, mean, m2};
-        whole_group_moments(kernels, batch, work->data.x, group, &sums);
-        sums.count = batch->values;
-        finite = kernels->finish_moments(&sums, bni_group_size(batch, group),
-                                         (double)work->layer->options.eps, &cache) &&
-                 finite;
+        finite = group_cache(work, group, &cache) && finite;
+        bni_layer_affine_part(work->layer, &cache, bni_group_first(batch, group),
+                              bni_group_size(batch, group), scale, shift);
         for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-            infer_chunk(work, group, chunk, &coef);
+            normalize_task(batch, work->layer, &work->data, (bni_task){group, chunk},
+                           (feature_coef){mean, scale, shift});
         }
     }
     return finite;
@@ -288,7 +304,7 @@ bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, con
         }
         return infer_by_batch(&work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
     }
-    bni_run(&made, layer->internal.options.num_threads, infer_task, &work);
+    infer_by_running(&made, work);
     return BN_STATUS_OK;
 }
 

@@ -12,7 +12,7 @@
  * are 2^18 values, which is what the bound at merge_block stands on. */
 #define BLOCK_ROWS BNI_SHEET_ROWS
 
-/* ---- Moments of a group --------------------------------------------------------------------- */
+/* ---- Moments of a task ---------------------------------------------------------------------- */
 
 /* The values of each feature at the first place that it has in a row. */
 static void gather(const bni_batch *batch, const bni_sheet *sheet, size_t row, size_t features,
@@ -88,14 +88,14 @@ static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_
 
 /* Block by block: the sums about a pivot within the block's data, then their merge. A column that
  * is constant has deviations from its pivot that are exactly zero. */
-void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                       size_t group, size_t chunk, bni_sums *sums) {
-    const size_t features = bni_group_size(batch, group);
+void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                      bni_task task, bni_sums *sums) {
+    const size_t features = bni_group_size(batch, task.group);
     const size_t width = bni_padded(features * batch->inner * batch->outer);
     float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
-    block b = {.walk = bni_walk_begin(batch, &data, BNI_READS, group, chunk)};
+    block b = {.walk = bni_walk_begin(batch, &data, BNI_READS, task)};
     b.more = bni_walk_next(&b.walk, &b.sheet);
     sums->count = 0.0;
     memset(sums->mean, 0, features * sizeof *sums->mean);
@@ -137,12 +137,15 @@ static bni_sums chunk_sums(const moments_work *work, size_t chunk, size_t first)
     return (bni_sums){.mean = mean, .m2 = mean + padded};
 }
 
-static void moments_task(void *context, size_t group, size_t chunk) {
+static void moments_worker(void *context, bni_tasks *tasks) {
     const moments_work *work = context;
-    bni_sums sums = chunk_sums(work, chunk, bni_group_first(work->batch, group));
-    bni_group_moments(work->kernels, work->batch, work->x, group, chunk, &sums);
-    if (group == 0) { /* the same for all groups; one may write it */
-        work->counts[chunk] = sums.count;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        bni_sums sums = chunk_sums(work, task.chunk, bni_group_first(work->batch, task.group));
+        bni_task_moments(work->kernels, work->batch, work->x, task, &sums);
+        if (task.group == 0) { /* the same for all groups; one may write it */
+            work->counts[task.chunk] = sums.count;
+        }
     }
 }
 
@@ -154,7 +157,7 @@ void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const 
                        int num_threads, double *scratch, bni_sums *sums) {
     double *counts = scratch + bni_most_chunks(batch->features) * 2 * bni_padded(batch->features);
     moments_work work = {kernels, batch, x, scratch, counts};
-    bni_run(batch, num_threads, moments_task, &work);
+    bni_run(batch, num_threads, BNI_BY_CHUNK, moments_worker, &work);
     sums->count = 0.0;
     for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
         bni_sums part = chunk_sums(&work, chunk, 0);

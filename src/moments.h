@@ -8,9 +8,9 @@
 /* The doubles that bni_batch_moments needs as scratch for so many features. */
 size_t bni_moments_scratch(size_t features);
 
-/* sums = the moments of one group in one chunk, features from the group's first on. */
-void bni_group_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                       size_t group, size_t chunk, bni_sums *sums);
+/* sums = the moments of a task's data, features from its group's first on. */
+void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
+                      bni_task task, bni_sums *sums);
 
 /* sums = the moments of the whole batch. sums->mean and ->m2 hold padded features. */
 void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,

@@ -1,6 +1,8 @@
 /* See parallel.h. */
 #include "parallel.h"
 
+#include <stdatomic.h>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -62,35 +64,67 @@ static int threads_for(const bni_batch *batch, int num_threads) {
 #endif
 }
 
-/* Runs task i of their order: chunk by chunk, and in it group by group, or from the last to the
- * first. */
-static void run_one(const bni_batch *batch, size_t i, bool back, bni_task task, void *context) {
-    const size_t t = back ? batch->groups * batch->chunks - 1 - i : i;
-    task(context, t % batch->groups, t / batch->groups);
+/* One thread's part of the tasks, on a cache line of its own: others look into it only when they
+ * are through with theirs. */
+typedef struct share {
+    _Alignas(64) atomic_size_t next;
+    size_t begin, end;
+} share;
+
+struct bni_tasks {
+    const bni_batch *batch;
+    bni_order order;
+    share *shares;
+    size_t threads, own; /* how many, and which of them this one is */
+    size_t done;         /* shares that are known to be empty, from its own on */
+};
+
+static share share_of(size_t tasks, size_t thread, size_t threads) {
+    const size_t begin = tasks * thread / threads;
+    return (share){.next = begin, .begin = begin, .end = tasks * (thread + 1) / threads};
 }
 
-/* Threads take the tasks one by one. */
-static void run(const bni_batch *batch, int num_threads, bool back, bni_task task, void *context) {
-    const size_t tasks = batch->groups * batch->chunks;
-    const int threads = threads_for(batch, num_threads);
-    if (threads == 1) {
-        for (size_t i = 0; i < tasks; i++) {
-            run_one(batch, i, back, task, context);
+/* The next number of a share; at or beyond its end: there is none. */
+static size_t take(share *from, bool alone) {
+    if (alone) { /* an atomic addition costs 6 ns, a hundredth of the smallest batch */
+        const size_t next = atomic_load_explicit(&from->next, memory_order_relaxed);
+        atomic_store_explicit(&from->next, next + 1, memory_order_relaxed);
+        return next;
+    }
+    return atomic_fetch_add_explicit(&from->next, 1, memory_order_relaxed);
+}
+
+bool bni_next_task(bni_tasks *tasks, bni_task *task) {
+    const bni_batch *batch = tasks->batch;
+    for (; tasks->done < tasks->threads; tasks->done++) {
+        share *from = &tasks->shares[(tasks->own + tasks->done) % tasks->threads];
+        const size_t next = take(from, tasks->threads == 1);
+        if (next < from->end) {
+            const size_t i =
+                tasks->order == BNI_BY_CHUNK_BACK ? from->begin + (from->end - 1 - next) : next;
+            *task = tasks->order == BNI_BY_GROUP ? (bni_task){i / batch->chunks, i % batch->chunks}
+                                                 : (bni_task){i % batch->groups, i / batch->groups};
+            return true;
         }
+    }
+    return false;
+}
+
+void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
+             void *context) {
+    const size_t count = batch->groups * batch->chunks;
+    const size_t threads = (size_t)threads_for(batch, num_threads);
+    if (threads == 1) {
+        share all = share_of(count, 0, 1);
+        worker(context, &(bni_tasks){batch, order, &all, 1, 0, 0});
         return;
     }
 #ifdef _OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (size_t i = 0; i < tasks; i++) {
-        run_one(batch, i, back, task, context);
+    share shares[MOST_THREADS];
+    for (size_t t = 0; t < threads; t++) {
+        shares[t] = share_of(count, t, threads);
     }
+#pragma omp parallel num_threads((int)threads)
+    worker(context, &(bni_tasks){batch, order, shares, threads, (size_t)omp_get_thread_num(), 0});
 #endif
-}
-
-void bni_run(const bni_batch *batch, int num_threads, bni_task task, void *context) {
-    run(batch, num_threads, false, task, context);
-}
-
-void bni_run_back(const bni_batch *batch, int num_threads, bni_task task, void *context) {
-    run(batch, num_threads, true, task, context);
 }

@@ -11,13 +11,27 @@ size_t bni_most_chunks(size_t features);
  * the number of threads. */
 void bni_cut(bni_batch *batch);
 
-typedef void (*bni_task)(void *context, size_t group, size_t chunk);
+/* In which order tasks are taken. Chunk by chunk, and in it group by group, is the order of the
+ * memory; from the last to the first, what a run before it came by last, and the caches may still
+ * hold, is met first; group by group, what is made once for a group serves all its chunks. */
+typedef enum bni_order { BNI_BY_CHUNK, BNI_BY_CHUNK_BACK, BNI_BY_GROUP } bni_order;
 
-/* Runs the task for every group and chunk. The order, and which thread runs what, are open. */
-void bni_run(const bni_batch *batch, int num_threads, bni_task task, void *context);
+typedef struct bni_task {
+    size_t group, chunk;
+} bni_task;
 
-/* The same from the last chunk to the first: the data that bni_run came by last, which the caches
- * may still hold, is then met first. */
-void bni_run_back(const bni_batch *batch, int num_threads, bni_task task, void *context);
+/* The tasks that are left, as one thread sees them. */
+typedef struct bni_tasks bni_tasks;
+
+/* Writes the next task and returns true, or returns false when all are taken. */
+bool bni_next_task(bni_tasks *tasks, bni_task *task);
+
+/* Calls worker once in each of some threads; together they take all tasks, one for each group and
+ * chunk. A thread gets neighbouring tasks, the same ones in every run over as many tasks by as many
+ * threads: its caches hold what it worked on before. Only when it is through with its own does it
+ * take those of others. */
+typedef void (*bni_worker)(void *context, bni_tasks *tasks);
+void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
+             void *context);
 
 #endif

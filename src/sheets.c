@@ -65,6 +65,16 @@ static size_t samples_to_fold(size_t features, size_t n) {
     return 1;
 }
 
+/* So many features, or a few less, whose planes together are whole cache lines: if the first group
+ * begins on one, all do (32 x 2048 x 49, inference: 1000 us with groups of 20 planes, 900 of 16). */
+static size_t whole_lines(size_t features, size_t spatial) {
+    size_t step = 1;
+    while (step * spatial % BNI_PAD != 0) {
+        step *= 2;
+    }
+    return features < step ? features : features / step * step;
+}
+
 void bni_lay_out(bni_batch *batch, bool dense) {
     batch->outer = 1;
     batch->inner = 1;
@@ -81,7 +91,8 @@ void bni_lay_out(bni_batch *batch, bool dense) {
         }
     } else if (batch->spatial < PLANE_MIN) {
         batch->inner = batch->spatial;
-        batch->group_features = bni_smaller(batch->features, BNI_PANEL / batch->spatial);
+        batch->group_features =
+            bni_smaller(batch->features, whole_lines(BNI_PANEL / batch->spatial, batch->spatial));
     } else {
         batch->layout = BNI_PLANES;
         batch->inner = BNI_PLANE_WIDTH;
@@ -96,15 +107,15 @@ size_t bni_group_size(const bni_batch *batch, size_t group) {
     return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
 }
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
-                        size_t chunk) {
-    const size_t begin = chunk * batch->chunk_units;
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass,
+                        bni_task task) {
+    const size_t begin = task.chunk * batch->chunk_units;
     bni_sheet buffers = *data;
     buffers.stream = batch->elements >= STREAM_ELEMENTS;
     return (bni_walk){.batch = batch,
                       .data = buffers,
                       .pass = pass,
-                      .group = group,
+                      .group = task.group,
                       .begin = begin,
                       .unit = begin,
                       .end = bni_smaller(begin + batch->chunk_units, batch->units)};

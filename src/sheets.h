@@ -16,6 +16,7 @@
 #define BNI_SHEETS_H
 
 #include "batch.h"
+#include "parallel.h"
 
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
@@ -36,7 +37,7 @@ typedef enum bni_pass {
     BNI_WRITES /* writes a tensor */
 } bni_pass;
 
-/* A walk over the sheets of one group in one chunk of units. */
+/* A walk over the sheets of a task: those of one group in one chunk of units. */
 typedef struct bni_walk {
     const bni_batch *batch;
     bni_sheet data; /* where the whole batch's buffers begin */
@@ -47,8 +48,8 @@ typedef struct bni_walk {
     size_t done; /* elements of the present run */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass, size_t group,
-                        size_t chunk);
+bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass,
+                        bni_task task);
 
 /* Writes the next sheet and returns true, or returns false at the end. */
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);

@@ -138,6 +138,11 @@ typedef struct bn_kernels {
     void (*finish_running)(const float *mean, const float *var, size_t features, double eps,
                            const bni_cache *cache);
 
+    /* scale = gamma / sqrt(var + eps), with the bits that finish_running and affine give; gamma may
+     * be NULL. */
+    void (*running_scale)(const float *var, const float *gamma, size_t features, double eps,
+                          float *scale);
+
     /* mean = keep * old_mean + (1 - keep) * the moments' mean, and var likewise with m2/count, or
      * m2/(count - 1) where not biased. With keep = 0 the old values may be anything. False where a
      * result is NaN or Inf, or beyond float. */

@@ -506,6 +506,16 @@ static void finish_running(const float *restrict mean, const float *restrict var
     }
 }
 
+static void running_scale(const float *restrict var, const float *restrict gamma, size_t features,
+                          double eps, float *restrict scale) {
+    for (size_t d = 0; d < features; d++) {
+        float nearest, rest;
+        split(1.0 / sqrt((double)var[d] + eps), &nearest, &rest);
+        const double invstd = (double)nearest + (double)rest;
+        scale[d] = (float)(gamma == NULL ? invstd : (double)gamma[d] * invstd);
+    }
+}
+
 /* keep * old + (1 - keep) * value; an old value without weight may be anything. */
 BNI_INLINE float mix(double keep, float old, double value) {
     return (float)((keep == 0.0 ? 0.0 : keep * (double)old) + (1.0 - keep) * value);
@@ -572,6 +582,7 @@ const bn_kernels BNI_TABLE = {
     .merge_block = merge_block,
     .finish_moments = finish_moments,
     .finish_running = finish_running,
+    .running_scale = running_scale,
     .running = running,
     .affine = affine,
     .finish_gradients = finish_gradients,
