@@ -43,10 +43,17 @@
  * 1 of 17. */
 #define FOLD_BELOW ((size_t)256)
 
-/* And only so that at least 64 rows remain: what is done for each column, before and after the
- * sums, is done for all samples of a row (1024 x 10: forward takes 3.0 us with 32 rows, 2.5 with
- * 64). */
-#define FOLD_ROWS ((size_t)64)
+/* And only so that enough rows remain: what is done for each column, before and after the sums, is
+ * done for all samples of a row. For tiles' sake at least 64 (1024 x 10: forward takes 3.0 us with
+ * 32 rows of 320, 2.5 with 64 of 160); for that of whole vectors, as part vectors cost more, a
+ * sixteenth of the columns (256 x 10: 1.5 us not folded, 0.9 with 32 rows of 80; 128 x 100: 3.6 and
+ * 3.4 with 32 rows of 400; 64 x 100: 2.0 and 2.2 with 16). */
+#define FOLD_ROWS    ((size_t)64)
+#define FOLD_COLUMNS ((size_t)16)
+
+static size_t fewest_rows(size_t columns) {
+    return columns % (2 * BNI_PAD) == 0 ? FOLD_ROWS : bni_divide_up(columns, FOLD_COLUMNS);
+}
 
 /* Samples side by side so that a row is whole vectors, and tiles where they fit; 1: no fold. */
 static size_t samples_to_fold(size_t features, size_t n) {
@@ -58,7 +65,7 @@ static size_t samples_to_fold(size_t features, size_t n) {
         while (samples * features % multiple != 0) {
             samples++;
         }
-        if (samples * features <= BNI_PANEL && samples <= n / FOLD_ROWS) {
+        if (samples * features <= BNI_PANEL && n / samples >= fewest_rows(samples * features)) {
             return samples;
         }
     }
