@@ -79,6 +79,9 @@ bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features) {
         wide.group_features = bni_smaller(wide.features, most_features);
         wide.groups = bni_divide_up(wide.features, wide.group_features);
         bni_cut(&wide);
+    } else if (wide.layout == BNI_PLANES) {
+        wide.chunk_units = 1;
+        wide.chunks = wide.units;
     }
     return wide;
 }

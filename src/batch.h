@@ -26,6 +26,8 @@ typedef struct bni_batch {
     double elements;     /* of x */
     double values;       /* W: the sum of the weights, times the positions */
 
+    bool streams; /* outputs are so large that they are written past the caches */
+
     bni_layout layout;
     size_t outer, inner;
     size_t group_features; /* of every group but perhaps the last */
@@ -41,9 +43,9 @@ typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features,
                          bni_strides strides);
 
-/* The same batch as a pass that writes goes through it: by whole rows of N x D, or by parts of them
- * of so many features. Memory is then read and written in runs as long as can be, and what a pass
- * that sums needs for each column is not needed. */
+/* The same batch as a pass that only writes goes through it, task by task in the order of the
+ * memory, as nothing has to be kept of a group: by whole rows of N x D, or by parts of them of so
+ * many features; sample by sample where planes are large. */
 bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features);
 
 /* ---- Overlap ---- */

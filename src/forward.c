@@ -221,31 +221,47 @@ typedef struct infer_work {
     bni_sheet data;
 } infer_work;
 
+/* The scales of some features; none as long as there are no features. */
+typedef struct scales {
+    size_t first, features;
+    float scale[SCALES];
+} scales;
+
+/* The scales of a group. Makes them, and those of the features behind it, where they are not. */
+static const float *scales_of(scales *s, const infer_work *work, size_t group) {
+    const bn_layer *layer = work->layer;
+    const size_t first = bni_group_first(work->batch, group);
+    if (first < s->first || first + bni_group_size(work->batch, group) > s->first + s->features) {
+        s->first = first;
+        s->features = bni_smaller(layer->num_features - first, SCALES);
+        layer->internal.kernels->running_scale(layer->running_var + first,
+                                               layer->gamma == NULL ? NULL : layer->gamma + first,
+                                               s->features, (double)layer->options.eps, s->scale);
+    }
+    return s->scale + (first - s->first);
+}
+
 static void infer_worker(void *context, bni_tasks *tasks) {
     static const float no_shift[SCALES];
     const infer_work *work = context;
     const bn_layer *layer = work->layer;
-    float scale[SCALES];
-    size_t ready = SIZE_MAX; /* the group whose scale it is */
+    scales s;
+    s.first = s.features = 0;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         const size_t first = bni_group_first(work->batch, task.group);
-        if (task.group != ready) {
-            layer->internal.kernels->running_scale(
-                layer->running_var + first, layer->gamma == NULL ? NULL : layer->gamma + first,
-                bni_group_size(work->batch, task.group), (double)layer->options.eps, scale);
-            ready = task.group;
-        }
         normalize_task(work->batch, layer, &work->data, task,
-                       (feature_coef){layer->running_mean + first, scale,
+                       (feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
                                       layer->beta == NULL ? no_shift : layer->beta + first});
     }
 }
 
 static void infer_by_running(const bni_batch *batch, infer_work work) {
     const bni_batch wide = bni_batch_widened(batch, SCALES);
+    const bni_order order =
+        wide.groups * wide.group_features <= SCALES ? BNI_BY_CHUNK : BNI_BY_GROUP;
     work.batch = &wide;
-    bni_run(&wide, work.layer->internal.options.num_threads, BNI_BY_GROUP, infer_worker, &work);
+    bni_run(&wide, work.layer->internal.options.num_threads, order, infer_worker, &work);
 }
 
 /* The moments of a whole group, its chunks merged in the order that training merges them in. */
@@ -287,6 +303,7 @@ static bool infer_by_batch(const infer_work *work) {
                            (feature_coef){mean, scale, shift});
         }
     }
+    bni_publish(batch);
     return finite;
 }
 

@@ -1,8 +1,6 @@
 /* See parallel.h. */
 #include "parallel.h"
 
-#include <stdatomic.h>
-
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -117,6 +115,7 @@ void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worke
     if (threads == 1) {
         share all = share_of(count, 0, 1);
         worker(context, &(bni_tasks){batch, order, &all, 1, 0, 0});
+        bni_publish(batch);
         return;
     }
 #ifdef _OPENMP
@@ -125,6 +124,10 @@ void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worke
         shares[t] = share_of(count, t, threads);
     }
 #pragma omp parallel num_threads((int)threads)
-    worker(context, &(bni_tasks){batch, order, shares, threads, (size_t)omp_get_thread_num(), 0});
+    {
+        const size_t own = (size_t)omp_get_thread_num();
+        worker(context, &(bni_tasks){batch, order, shares, threads, own, 0});
+        bni_publish(batch);
+    }
 #endif
 }

@@ -4,6 +4,8 @@
 
 #include "batch.h"
 
+#include <stdatomic.h>
+
 /* The most chunks that a layer of so many features is ever cut into: what scratch must hold. */
 size_t bni_most_chunks(size_t features);
 
@@ -30,8 +32,17 @@ bool bni_next_task(bni_tasks *tasks, bni_task *task);
  * chunk. A thread gets neighbouring tasks, the same ones in every run over as many tasks by as many
  * threads: its caches hold what it worked on before. Only when it is through with its own does it
  * take those of others. */
+/* What the workers stream is published. */
 typedef void (*bni_worker)(void *context, bni_tasks *tasks);
 void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
              void *context);
+
+/* What this thread has streamed past the caches, other threads see before what it writes next. */
+static inline void bni_publish(const bni_batch *batch) {
+    if (batch->streams) {
+        /* On x86-64 a locked instruction or an mfence: both wait for streamed stores too. */
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+}
 
 #endif

@@ -21,7 +21,7 @@
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
 
-/* Chooses the layout, groups and units of a batch. Dense: neither x nor y has gaps between rows. */
+/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor y has gaps between rows. */
 void bni_lay_out(bni_batch *batch, bool dense);
 
 static inline size_t bni_group_first(const bni_batch *batch, size_t group) {

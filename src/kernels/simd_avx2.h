@@ -60,11 +60,6 @@ static inline void vf_stream(float *to, vf v) {
     }
 }
 
-/* Streamed stores are seen by other threads before what follows. */
-static inline void v_stream_end(void) {
-    _mm_sfence();
-}
-
 static inline vf vf_set1(float value) {
     return _mm256_set1_ps(value);
 }

@@ -41,9 +41,6 @@ static inline void vf_stream(float *to, vf v) {
     vf_store(to, v);
 }
 
-static inline void v_stream_end(void) {
-}
-
 static inline vf vf_set1(float value) {
     return vdupq_n_f32(value);
 }

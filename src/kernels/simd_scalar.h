@@ -48,9 +48,6 @@ static inline void vf_stream(float *to, vf v) {
     vf_store(to, v);
 }
 
-static inline void v_stream_end(void) {
-}
-
 static inline vf vf_set1(float value) {
     vf v;
     BNI_EACH(l) v.lane[l] = value;

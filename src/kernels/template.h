@@ -205,7 +205,6 @@ BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, co
                                 const bool relu) {
     if (can_stream(sheet, sheet->out, sheet->y_stride)) {
         BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true);
-        v_stream_end();
     } else {
         BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false);
     }
@@ -355,7 +354,6 @@ BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, c
                                  const bool constant) {
     if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
         BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true);
-        v_stream_end();
     } else {
         BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false);
     }
