@@ -80,6 +80,8 @@ bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features) {
         wide.groups = bni_divide_up(wide.features, wide.group_features);
         bni_cut(&wide);
     } else if (wide.layout == BNI_PLANES) {
+        wide.group_features = bni_smaller(wide.features, BNI_PANEL / BNI_PLANE_WIDTH);
+        wide.groups = bni_divide_up(wide.features, wide.group_features);
         wide.chunk_units = 1;
         wide.chunks = wide.units;
     }
