@@ -190,7 +190,7 @@ static void whole_groups_worker(void *context, bni_tasks *tasks) {
 static void differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
-    const bni_batch wide = bni_batch_widened(batch, batch->features);
+    const bni_batch wide = bni_widened(batch, batch->features);
     const int threads = layer->internal.options.num_threads;
     const bool no_sums = work->constant && layer->gamma == NULL && layer->beta == NULL;
     if (!no_sums && batch->chunks == 1) {

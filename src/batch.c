@@ -73,21 +73,6 @@ bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features
     return BN_STATUS_OK;
 }
 
-bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features) {
-    bni_batch wide = *batch;
-    if (wide.layout == BNI_ROWS && wide.spatial == 1) {
-        wide.group_features = bni_smaller(wide.features, most_features);
-        wide.groups = bni_divide_up(wide.features, wide.group_features);
-        bni_cut(&wide);
-    } else if (wide.layout == BNI_PLANES) {
-        wide.group_features = bni_smaller(wide.features, BNI_PANEL / BNI_PLANE_WIDTH);
-        wide.groups = bni_divide_up(wide.features, wide.group_features);
-        wide.chunk_units = 1;
-        wide.chunks = wide.units;
-    }
-    return wide;
-}
-
 /* ---- Overlap -------------------------------------------------------------------------------- */
 
 static bni_region region(const void *start, size_t rows, size_t row, size_t stride) {

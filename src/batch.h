@@ -43,11 +43,6 @@ typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features,
                          bni_strides strides);
 
-/* The same batch as a pass that only writes goes through it, task by task in the order of the
- * memory, as nothing has to be kept of a group: by whole rows of N x D, or by parts of them of so
- * many features; sample by sample where planes are large. */
-bni_batch bni_batch_widened(const bni_batch *batch, size_t most_features);
-
 /* ---- Overlap ---- */
 
 /* Rows of bytes in memory. */

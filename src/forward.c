@@ -7,7 +7,6 @@
 #include "parallel.h"
 
 #include <stdatomic.h>
-#include <stdint.h>
 
 /* ---- Checks --------------------------------------------------------------------------------- */
 
@@ -179,7 +178,7 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
     forward_work work = {.layer = layer,
                          .batch = &made,
-                         .wide = bni_batch_widened(&made, made.features),
+                         .wide = bni_widened(&made, made.features),
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
                          .update_running = update,
@@ -257,7 +256,7 @@ static void infer_worker(void *context, bni_tasks *tasks) {
 }
 
 static void infer_by_running(const bni_batch *batch, infer_work work) {
-    const bni_batch wide = bni_batch_widened(batch, SCALES);
+    const bni_batch wide = bni_widened(batch, SCALES);
     const bni_order order =
         wide.groups * wide.group_features <= SCALES ? BNI_BY_CHUNK : BNI_BY_GROUP;
     work.batch = &wide;

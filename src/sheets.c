@@ -120,6 +120,27 @@ void bni_lay_out(bni_batch *batch, bool dense) {
     batch->groups = bni_divide_up(batch->features, batch->group_features);
 }
 
+/* As many planes a task as have columns, unless that leaves fewer than 32 tasks to share. */
+static size_t planes_of_task(const bni_batch *batch) {
+    return bni_smaller(bni_divide_up(batch->features * batch->units, 32),
+                       BNI_PANEL / BNI_PLANE_WIDTH);
+}
+
+bni_batch bni_widened(const bni_batch *batch, size_t most_features) {
+    bni_batch wide = *batch;
+    if (wide.layout == BNI_ROWS && wide.spatial == 1) {
+        wide.group_features = bni_smaller(wide.features, most_features);
+        wide.groups = bni_divide_up(wide.features, wide.group_features);
+        bni_cut(&wide);
+    } else if (wide.layout == BNI_PLANES) {
+        wide.group_features = bni_smaller(wide.features, planes_of_task(batch));
+        wide.groups = bni_divide_up(wide.features, wide.group_features);
+        wide.chunk_units = 1;
+        wide.chunks = wide.units;
+    }
+    return wide;
+}
+
 size_t bni_group_size(const bni_batch *batch, size_t group) {
     return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
 }

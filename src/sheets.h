@@ -24,6 +24,11 @@
 /* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor y has gaps between rows. */
 void bni_lay_out(bni_batch *batch, bool dense);
 
+/* The same batch as a pass that only writes goes through it, task by task in the order of the
+ * memory, as nothing has to be kept of a group: by whole rows of N x D, or by parts of them of at
+ * most so many features; sample by sample where planes are large. */
+bni_batch bni_widened(const bni_batch *batch, size_t most_features);
+
 static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
     return group * batch->group_features;
 }

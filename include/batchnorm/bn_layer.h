@@ -45,7 +45,7 @@
  *   where it cannot start one, and does not survive a fork() in the child: num_threads = 1 never
  *   enters it.
  * - Allocation. Only bn_layer_init and bn_moments_init allocate; OpenMP's runtime has memory of its
- *   own for its threads. Calls that compute use up to 50 KiB of stack, inference without running
+ *   own for its threads. Calls that compute use up to 60 KiB of stack, inference without running
  *   values up to 110.
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
  *   of buffers, or on what ran before.
