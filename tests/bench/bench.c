@@ -23,6 +23,9 @@ static size_t make_contestants(bench_contestant *made, const bench_problem *p, b
     for (size_t k = 0; floor_make(&made[count], p, d, threads, k); k++) {
         count++;
     }
+    for (size_t k = 0; twice_make(&made[count], p, d, threads, k); k++) {
+        count++;
+    }
     count += onednn_make(&made[count], p, d);
     count += textbook_make(&made[count], p, d);
     return count;
@@ -50,7 +53,8 @@ static bench_result measure(const bench_problem *p, bench_check *c, bench_direct
     made.count = make_contestants(contestants, p, d, threads);
     for (size_t k = 0; k < made.count; k++) {
         const bench_contestant *which = &contestants[k];
-        const double error = which->role == ROLE_FLOOR ? -1 : check_contestant(c, which, p, d);
+        const bool computes = which->role != ROLE_FLOOR && which->role != ROLE_TWICE;
+        const double error = computes ? check_contestant(c, which, p, d) : -1;
         made.entries[k] = (bench_entry){.name = which->name, .role = which->role, .error = error};
     }
     time_contestants(contestants, made.count, seconds, timings);

@@ -6,7 +6,14 @@
 
 #include <stdbool.h>
 
-typedef enum bench_role { ROLE_LIBRARY, ROLE_FLOOR, ROLE_PEER } bench_role;
+typedef enum bench_role {
+    ROLE_LIBRARY,
+    ROLE_FLOOR,
+    ROLE_TWICE,
+    ROLE_TEXTBOOK,
+    ROLE_PEER,
+    ROLES
+} bench_role;
 
 typedef struct bench_contestant {
     const char *name; /* static */
@@ -28,6 +35,10 @@ bool library_make(bench_contestant *made, const bench_problem *problem, bench_di
 /* The floor: y = x, or dx = x + dy, in several ways; the fastest is the floor. variant counts from
  * 0; false past the last. */
 bool floor_make(bench_contestant *made, const bench_problem *problem, bench_direction d,
+                int threads, size_t variant);
+
+/* Forward and backward: the floor after all inputs have been read once, in the same ways. */
+bool twice_make(bench_contestant *made, const bench_problem *problem, bench_direction d,
                 int threads, size_t variant);
 
 /* Plain loops on one thread. */

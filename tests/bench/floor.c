@@ -1,6 +1,7 @@
 /*
  * What memory allows: y = x (forward, inference) or dx = x + dy (backward), with the widest vectors
  * of this machine, with ordinary stores and with stores past the caches, on one thread and on all.
+ * And the same after all inputs have been read once: forward and backward have to.
  */
 #include "contestant.h"
 
@@ -71,18 +72,76 @@ static void fence(void) {
 #endif
 }
 
-/* ---- The contestant -------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+enum { LINE = 16, AHEAD = 16384 }; /* floats */
+
+typedef unsigned bits __attribute__((may_alias));
+
+/* Reads x and y, which may be the same, line by line, fetching 64 KiB ahead. */
+#define READER(name, attributes)                                                                   \
+    attributes static unsigned name(const float *x, const float *y, size_t count) {                \
+        const bits *a = (const bits *)x, *b = (const bits *)y;                                     \
+        unsigned seen[LINE] = {0}, all = 0;                                                        \
+        size_t k = 0;                                                                              \
+        for (; k + LINE <= count; k += LINE) {                                                     \
+            if (k + AHEAD < count) {                                                               \
+                __builtin_prefetch(a + k + AHEAD, 0, 2);                                           \
+                __builtin_prefetch(b + k + AHEAD, 0, 2);                                           \
+            }                                                                                      \
+            for (size_t l = 0; l < LINE; l++) {                                                    \
+                seen[l] |= a[k + l] ^ b[k + l];                                                    \
+            }                                                                                      \
+        }                                                                                          \
+        for (size_t l = 0; l < LINE; l++) {                                                        \
+            all |= seen[l];                                                                        \
+        }                                                                                          \
+        return all;                                                                                \
+    }
+
+READER(read_plain, )
+#ifdef __x86_64__
+READER(read_avx2, __attribute__((target("avx2"))))
+READER(read_avx512, __attribute__((target("avx512f"))))
+#endif
+
+static void read_inputs(const float *x, const float *y, size_t count) {
+    static volatile unsigned sink; /* so that nothing is left out */
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512f")) {
+        sink = read_avx512(x, y, count);
+        return;
+    }
+    if (__builtin_cpu_supports("avx2")) {
+        sink = read_avx2(x, y, count);
+        return;
+    }
+#endif
+    sink = read_plain(x, y, count);
+}
+
+/* ---- The contestants ------------------------------------------------------------------------- */
 
 typedef struct state {
     const bench_problem *problem;
     kernel *kernel;
     int threads;
+    const float *read_too; /* what is read before, beside x; NULL: nothing */
 } state;
+
+/* One thread's part. */
+static void run_part(const state *s, size_t begin, size_t end) {
+    const bench_problem *p = s->problem;
+    if (s->read_too != NULL) {
+        read_inputs(p->x + begin, s->read_too + begin, end - begin);
+    }
+    s->kernel(p->x + begin, p->dy + begin, p->out + begin, end - begin);
+    fence();
+}
 
 static void run_alone(void *context) {
     const state *s = context;
-    s->kernel(s->problem->x, s->problem->dy, s->problem->out, shape_elements(s->problem->shape));
-    fence();
+    run_part(s, 0, shape_elements(s->problem->shape));
 }
 
 /* Every thread takes an equal part, in pieces that keep out aligned. */
@@ -96,29 +155,52 @@ static void run_together(void *context) {
         const size_t thread = (size_t)omp_get_thread_num(), threads = (size_t)omp_get_num_threads();
         const size_t begin = pieces * thread / threads * PIECE;
         const size_t end = pieces * (thread + 1) / threads * PIECE;
-        s->kernel(s->problem->x + begin, s->problem->dy + begin, s->problem->out + begin,
-                  (end < elements ? end : elements) - begin);
-        fence();
+        run_part(s, begin, end < elements ? end : elements);
     }
+}
+
+/* From here on (4 MiB a buffer) many threads are always faster than one. */
+static bool is_large(const bench_problem *p) {
+    return shape_elements(p->shape) >= (size_t)1 << 20;
+}
+
+/* Makes the contestant of a variant: bit 0, streamed; bit 1, on one thread where others would be on
+ * several. False past the last. */
+static bool make(bench_contestant *made, const bench_problem *p, bench_direction d, int threads,
+                 size_t variant) {
+    const bool streamed = variant % 2 == 1, together = threads > 1 && variant < 2;
+    kernel *const chosen = choose(d == BACKWARD, streamed);
+    if (variant >= (threads > 1 && !is_large(p) ? 4 : 2) || chosen == NULL) {
+        return false;
+    }
+    state *s = bench_allocate(sizeof *s);
+    *s = (state){.problem = p, .kernel = chosen, .threads = threads};
+    *made =
+        (bench_contestant){.state = s, .call = together ? run_together : run_alone, .end = free};
+    return true;
 }
 
 bool floor_make(bench_contestant *made, const bench_problem *p, bench_direction d, int threads,
                 size_t variant) {
-    /* From here on (4 MiB a buffer) many threads are always faster than one. */
-    const bool large = shape_elements(p->shape) >= (size_t)1 << 20;
-    const bool streamed = variant % 2 == 1, together = threads > 1 && (variant < 2);
-    kernel *const chosen = choose(d == BACKWARD, streamed);
-    if (variant >= (threads > 1 && !large ? 4 : 2) || chosen == NULL) {
+    static const char *const names[] = {"floor", "floor streamed", "floor 1 thread",
+                                        "floor streamed 1 thread"};
+    if (!make(made, p, d, threads, variant)) {
         return false;
     }
-    static const char *const names[2][2] = {{"floor 1 thread", "floor streamed 1 thread"},
-                                            {"floor", "floor streamed"}};
-    state *s = bench_allocate(sizeof *s);
-    *s = (state){.problem = p, .kernel = chosen, .threads = threads};
-    *made = (bench_contestant){.name = names[together || threads == 1][streamed],
-                               .role = ROLE_FLOOR,
-                               .state = s,
-                               .call = together ? run_together : run_alone,
-                               .end = free};
+    made->name = names[variant];
+    made->role = ROLE_FLOOR;
+    return true;
+}
+
+bool twice_make(bench_contestant *made, const bench_problem *p, bench_direction d, int threads,
+                size_t variant) {
+    static const char *const names[] = {"twice", "twice streamed", "twice 1 thread",
+                                        "twice streamed 1 thread"};
+    if (d == INFERENCE || !make(made, p, d, threads, variant)) {
+        return false;
+    }
+    ((state *)made->state)->read_too = d == BACKWARD ? p->dy : p->x;
+    made->name = names[variant];
+    made->role = ROLE_TWICE;
     return true;
 }

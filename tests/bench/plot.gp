@@ -4,9 +4,9 @@
 csv = ARG1
 image = ARG2
 
-# Lines of roles other than the floor; a shape's place is where it first appears in the file.
+# Lines of the library and its peers; a shape's place is where it first appears in the file.
 rows = "awk -F, 'NR == 1 { next } !($1 in at) { at[$1] = n++ } " . \
-    "$6 != \"floor\" %s' '" . csv . "'"
+    "$6 != \"floor\" && $6 != \"twice\" %s' '" . csv . "'"
 distinct(column) = system(sprintf(rows, sprintf("{ if (!seen[$%d]++) print $%d }", column, column)))
 points(threads, direction, name) = "< " . sprintf(rows, sprintf( \
     "&& $3 == %s && $2 == \"%s\" && $4 == \"%s\" { print at[$1], $7 }", threads, direction, name))

@@ -17,9 +17,9 @@ static FILE *open_csv(const char *path) {
 }
 
 bench_report report_begin(const char *csv, size_t most_results) {
-    printf("\n%-15s %-9s %3s %11s %6s %11s %6s %6s   %-10s %11s %6s %9s %9s\n", "shape",
-           "direction", "thr", "library us", "spread", "floor us", "floors", "GB/s", "best peer",
-           "us", "ratio", "error", "peer's");
+    printf("\n%-15s %-9s %3s %11s %6s %11s %6s %6s %6s %8s   %-8s %11s %6s %9s %9s\n", "shape",
+           "direction", "thr", "library us", "spread", "floor us", "floors", "twice", "GB/s",
+           "textbook", "peer", "us", "ratio", "error", "peer's");
     return (bench_report){.csv = csv != NULL ? open_csv(csv) : NULL,
                           .cases = bench_allocate((most_results + 1) * sizeof(report_case))};
 }
@@ -37,8 +37,11 @@ static const bench_entry *fastest(const bench_result *result, bench_role role) {
 }
 
 static void write_csv(FILE *csv, const bench_result *result, const char *name, double floor) {
-    static const char *const roles[] = {
-        [ROLE_LIBRARY] = "library", [ROLE_FLOOR] = "floor", [ROLE_PEER] = "peer"};
+    static const char *const roles[ROLES] = {[ROLE_LIBRARY] = "library",
+                                             [ROLE_FLOOR] = "floor",
+                                             [ROLE_TWICE] = "twice",
+                                             [ROLE_TEXTBOOK] = "textbook",
+                                             [ROLE_PEER] = "peer"};
     for (size_t k = 0; k < result->count; k++) {
         const bench_entry *e = &result->entries[k];
         fprintf(csv, "%s,%s,%d,%s,%.4g,%s,%.4g,", name, direction_name(result->direction),
@@ -55,26 +58,40 @@ static void write_csv(FILE *csv, const bench_result *result, const char *name, d
     fflush(csv);
 }
 
+/* A figure, or room for it where it is 0. */
+static void print_known(const char *format, double figure) {
+    if (figure > 0) {
+        printf(format, figure);
+    } else {
+        printf("%7s", "");
+    }
+}
+
 void report_add(bench_report *r, const bench_result *result) {
     const bench_entry *library = fastest(result, ROLE_LIBRARY), *peer = fastest(result, ROLE_PEER);
     const bench_entry *floor = fastest(result, ROLE_FLOOR);
+    const bench_entry *textbook = fastest(result, ROLE_TEXTBOOK);
+    const bench_entry *twice = fastest(result, ROLE_TWICE);
     char name[CASE_NAME];
     shape_name(result->shape, name);
     const report_case made = {.shape = result->shape,
                               .direction = result->direction,
                               .threads = result->threads,
                               .floors = library->timing.us / floor->timing.us,
-                              .ratio = peer ? library->timing.us / peer->timing.us : 0};
+                              .twice = twice ? twice->timing.us / floor->timing.us : 0,
+                              .ratio = peer ? library->timing.us / peer->timing.us : 0,
+                              .textbook = library->timing.us / textbook->timing.us};
     r->cases[r->count++] = made;
 
     const double bytes = (double)(direction_arrays(result->direction) *
                                   shape_elements(result->shape) * sizeof(float));
-    printf("%-15s %-9s %3d %11.2f %5.0f%% %11.2f %6.2f %6.1f", name,
-           direction_name(result->direction), result->threads, library->timing.us,
-           100 * library->timing.spread, floor->timing.us, made.floors,
-           bytes / (library->timing.us * 1e3));
+    printf("%-15s %-9s %3d %11.2f %5.0f%% %11.2f %6.2f", name, direction_name(result->direction),
+           result->threads, library->timing.us, 100 * library->timing.spread, floor->timing.us,
+           made.floors);
+    print_known(" %6.2f", made.twice);
+    printf(" %6.1f %8.2f", bytes / (library->timing.us * 1e3), made.textbook);
     if (peer != NULL) {
-        printf("   %-10s %11.2f %6.2f %9.2g", peer->name, peer->timing.us, made.ratio,
+        printf("   %-8s %11.2f %6.2f %9.2g", peer->name, peer->timing.us, made.ratio,
                library->error);
         if (peer->error >= 0) {
             printf(" %9.2g", peer->error);
@@ -91,7 +108,8 @@ void report_add(bench_report *r, const bench_result *result) {
 
 typedef struct group {
     size_t cases, with_peer;
-    double log_ratio, log_floors;
+    double log_floors, log_twice, log_textbook; /* over all cases */
+    double log_ratio, log_bound; /* over those with a peer: the library's, the floor's */
     const report_case *most_ratio, *most_floors;
 } group;
 
@@ -106,12 +124,15 @@ static group group_of(const bench_report *r, int threads, bench_direction d, sha
         }
         g.cases++;
         g.log_floors += log(c->floors);
+        g.log_twice += c->twice > 0 ? log(c->twice) : 0;
+        g.log_textbook += log(c->textbook);
         if (g.most_floors == NULL || c->floors > g.most_floors->floors) {
             g.most_floors = c;
         }
         if (c->ratio > 0) {
             g.with_peer++;
             g.log_ratio += log(c->ratio);
+            g.log_bound += log(c->ratio / c->floors);
             if (g.most_ratio == NULL || c->ratio > g.most_ratio->ratio) {
                 g.most_ratio = c;
             }
@@ -120,25 +141,36 @@ static group group_of(const bench_report *r, int threads, bench_direction d, sha
     return g;
 }
 
-static void print_worst(double log_sum, size_t cases, double worst, const bench_shape *shape) {
+static double mean(double log_sum, size_t cases) {
+    return exp(log_sum / (double)cases);
+}
+
+static void print_worst(double worst, const bench_shape *shape) {
     char name[CASE_NAME];
     shape_name(shape, name);
-    printf(" %7.2f %13s %7.2f", exp(log_sum / (double)cases), name, worst);
+    printf(" %13s %6.2f", name, worst);
 }
 
 static void print_group(const group *g, const char *class_name, bench_direction d) {
-    printf("%-28s %-9s %5zu", class_name, direction_name(d), g->cases);
-    print_worst(g->log_floors, g->cases, g->most_floors->floors, g->most_floors->shape);
+    printf("%-28s %-9s %5zu %6.2f", class_name, direction_name(d), g->cases,
+           mean(g->log_floors, g->cases));
+    print_worst(g->most_floors->floors, g->most_floors->shape);
+    print_known(" %6.2f", d == INFERENCE ? 0 : mean(g->log_twice, g->cases));
+    printf(" %8.2f", mean(g->log_textbook, g->cases));
     if (g->with_peer > 0) {
-        print_worst(g->log_ratio, g->with_peer, g->most_ratio->ratio, g->most_ratio->shape);
+        printf(" %6.2f", mean(g->log_ratio, g->with_peer));
+        print_worst(g->most_ratio->ratio, g->most_ratio->shape);
+        printf(" %6.2f", mean(g->log_bound, g->with_peer));
     }
     putchar('\n');
 }
 
 static void print_summary(const bench_report *r, int threads) {
-    printf("\n%44s %29s %29s\n", "", "multiple of the floor", "ratio to the best peer");
-    printf("%3d %-24s %-9s %5s %7s %21s %7s %21s\n", threads, threads == 1 ? "thread" : "threads",
-           "direction", "cases", "mean", "worst", "mean", "worst");
+    printf("\n%44s %34s %8s %27s %6s\n", "", "multiple of the floor", "to the", "to the best peer",
+           "floor");
+    printf("%3d %-24s %-9s %5s %6s %20s %6s %8s %6s %20s %6s\n", threads,
+           threads == 1 ? "thread" : "threads", "direction", "cases", "mean", "worst", "twice",
+           "textbook", "mean", "worst", "to it");
     for (shape_class class = 0; class <= CLASSES; class ++) {
         for (bench_direction d = 0; d < DIRECTIONS; d++) {
             const group g = group_of(r, threads, d, class);
@@ -165,8 +197,10 @@ void report_end(bench_report *r) {
             print_summary(r, r->cases[k].threads);
         }
     }
-    puts("\nMeans are geometric. A ratio below 1: the library is faster. Errors are in units of "
-         "2^-24 of the\nfeature's largest y or dx.");
+    puts("\nMeans are geometric. A ratio below 1: the library is faster. The floor to the best "
+         "peer: "
+         "what nothing\ncan be below. Errors are in units of 2^-24 of the feature's largest y or "
+         "dx.");
     if (r->csv != NULL) {
         fclose(r->csv);
     }

@@ -30,8 +30,10 @@ typedef struct report_case {
     const bench_shape *shape;
     bench_direction direction;
     int threads;
-    double floors; /* the library's time as a multiple of the floor */
-    double ratio;  /* to the fastest peer's; 0 where there is no peer */
+    double floors;   /* the library's time as a multiple of the floor */
+    double twice;    /* that of reading all once more before; 0 for inference */
+    double ratio;    /* to the fastest peer's; 0 where there is no peer */
+    double textbook; /* to the textbook's */
 } report_case;
 
 typedef struct bench_report {

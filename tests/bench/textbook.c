@@ -193,7 +193,7 @@ bool textbook_make(bench_contestant *made, const bench_problem *p, bench_directi
         forward(t);
     }
     *made = (bench_contestant){.name = "textbook",
-                               .role = ROLE_PEER,
+                               .role = ROLE_TEXTBOOK,
                                .state = t,
                                .call = calls[d],
                                .end = end,
