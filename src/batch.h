@@ -27,6 +27,7 @@ typedef struct bni_batch {
     double values;       /* W: the sum of the weights, times the positions */
 
     bool streams; /* outputs are so large that they are written past the caches */
+    bool linear;  /* tasks and their sheets are in the order of the memory */
 
     bni_layout layout;
     size_t outer, inner;

@@ -126,6 +126,12 @@ BNI_INLINE void fetch_vectors(fetch *f, const size_t vectors) {
     }
 }
 
+/* What is `ahead` elements behind an address; that may be beyond the buffer's end, where the
+ * processor fetches nothing. */
+BNI_INLINE void fetch_ahead(const float *at, size_t ahead) {
+    __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 0, 2);
+}
+
 /* ---- Moments -------------------------------------------------------------------------------- */
 
 /* In a part vector the missing lanes are the pivot, and add nothing. */
@@ -182,12 +188,16 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
         scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
         shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
     }
+    const size_t ahead = sheet->ahead;
     const size_t first = rows.at + rows.begin * sheet->y_stride + c;
     const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
     float *y = sheet->out + first;
     const float *add = residual ? sheet->residual + first : NULL;
     for (size_t r = rows.begin; r < rows.end; r++) {
         BNI_EACH_VECTOR(v) {
+            if (stream && ahead != 0) {
+                fetch_ahead(x + v * BNI_LANES, ahead);
+            }
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
             if (residual) {
@@ -330,6 +340,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         slope[v] = constant ? zero : vf_load(coef->slope + rows.column + c + v * BNI_LANES);
         offset[v] = constant ? zero : vf_load(coef->offset + rows.column + c + v * BNI_LANES);
     }
+    const size_t ahead = sheet->ahead;
     for (size_t r = rows.begin; r < rows.end; r++) {
         const float *x = sheet->x + rows.at + r * sheet->x_stride + c;
         float *dx = sheet->dx + rows.at + r * sheet->x_stride + c;
@@ -337,6 +348,10 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         const bool direct = constant || is_left_out(sheet, r);
         BNI_EACH_VECTOR(v) {
             const size_t at = rows.at + r * sheet->y_stride + c + v * BNI_LANES;
+            if (stream && ahead != 0) {
+                fetch_ahead(x + v * BNI_LANES, ahead);
+                fetch_ahead(sheet->dy + at, ahead);
+            }
             const vf d = constant && mask != BNI_MASK_X
                              ? zero
                              : vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]);
