@@ -518,8 +518,9 @@ static void threads_may_infer_at_once(void **state) {
 }
 
 /* Large enough that the work is cut into several tasks, in each of the ways that it can be. */
-static const size_t large[][3] = {{3000, 70, 1},  {60000, 3, 1}, {70, 1100, 2},
-                                  {130, 1, 1100}, {3, 40, 1700}, {1100, 10, 20}};
+static const size_t large[][3] = {{3000, 70, 1}, {60000, 3, 1}, {70, 1100, 2},  {130, 1, 1100},
+                                  {3, 40, 1700}, {1, 5, 60000}, {1100, 10, 20}, {90, 5000, 1},
+                                  {40, 8200, 1}, {6, 1500, 40}, {1, 4200, 260}};
 
 static void the_number_of_threads_does_not_matter(void **state) {
     (void)state;
@@ -543,6 +544,27 @@ static void the_number_of_threads_does_not_matter(void **state) {
         }
         free(inferred);
         trial_free(&one);
+    }
+}
+
+/* Inference goes through a batch in other ways than training and keeps nothing, but has the bits of
+ * a frozen forward. */
+static void inference_is_the_frozen_forward(void **state) {
+    (void)state;
+    for (size_t k = 0; k < COUNT_OF(large); k++) {
+        bn_options options = bn_options_default();
+        options.scale = k % 3 != 0;
+        options.shift = k % 3 != 1;
+        options.activation = k % 2 == 0 ? BN_ACTIVATION_NONE : BN_ACTIVATION_RELU;
+        trial t =
+            trial_new(large[k][1], &options, (bn_batch){.n = large[k][0], .spatial = large[k][2]});
+        float *inferred = ref_floats(t.y_count);
+        assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, inferred));
+        t.layer.frozen = true;
+        assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+        assert_same_bits(inferred, t.y, t.y_count);
+        free(inferred);
+        trial_free(&t);
     }
 }
 
@@ -780,6 +802,7 @@ int main(void) {
         cmocka_unit_test(keep_running_keeps_the_running_values),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
+        cmocka_unit_test(inference_is_the_frozen_forward),
         cmocka_unit_test(a_gradient_that_is_not_learned_cannot_fail),
         cmocka_unit_test(an_empty_batch_may_have_a_dresidual),
         cmocka_unit_test(large_batches_have_the_bits_of_small_ones),

@@ -1,6 +1,7 @@
 /*
  * Every size gives the reference's numbers: below, at and above the widths of vectors, of the
- * library's blocks (256 rows) and of its panels (1024 columns).
+ * library's blocks (256 rows), of its panels (1024 columns) and of what inference prepares at once
+ * (4096 features).
  */
 #include "support.h"
 
@@ -51,7 +52,8 @@ static void rows_around_the_blocks_are_right(void **state) {
 
 static void columns_around_the_panels_are_right(void **state) {
     (void)state;
-    static const size_t features[] = {511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 3100};
+    static const size_t features[] = {511,  512,  513,  1023, 1024, 1025, 2047,
+                                      2048, 2049, 3100, 4095, 4096, 4097, 8200};
     for (size_t k = 0; k < COUNT_OF(features); k++) {
         check_size(2, features[k], 1, BN_ACTIVATION_RELU);
         check_size(17, features[k], 1, BN_ACTIVATION_NONE);
@@ -89,10 +91,10 @@ static void planes_around_the_blocks_are_right(void **state) {
 /* Small planes side by side fill a panel at some number of channels, many samples a block. */
 static void many_small_planes_are_right(void **state) {
     (void)state;
-    static const size_t shapes[][3] = {{3, 511, 2},  {3, 512, 2}, {3, 513, 2},  {3, 341, 3},
-                                       {3, 342, 3},  {2, 300, 4}, {2, 1030, 4}, {2, 150, 7},
-                                       {300, 3, 4},  {257, 5, 2}, {600, 1, 3},  {255, 2, 16},
-                                       {513, 1, 16}, {258, 4, 49}};
+    static const size_t shapes[][3] = {{3, 511, 2},  {3, 512, 2},  {3, 513, 2},  {3, 341, 3},
+                                       {3, 342, 3},  {2, 300, 4},  {2, 1030, 4}, {2, 150, 7},
+                                       {300, 3, 4},  {257, 5, 2},  {600, 1, 3},  {255, 2, 16},
+                                       {513, 1, 16}, {258, 4, 49}, {2, 4100, 3}, {3, 2049, 9}};
     for (size_t k = 0; k < COUNT_OF(shapes); k++) {
         check_size(shapes[k][0], shapes[k][1], shapes[k][2], BN_ACTIVATION_NONE);
     }
