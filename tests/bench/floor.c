@@ -105,8 +105,9 @@ READER(read_avx2, __attribute__((target("avx2"))))
 READER(read_avx512, __attribute__((target("avx512f"))))
 #endif
 
+static volatile unsigned sink; /* of what is read: so that nothing is left out */
+
 static void read_inputs(const float *x, const float *y, size_t count) {
-    static volatile unsigned sink; /* so that nothing is left out */
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx512f")) {
         sink = read_avx512(x, y, count);
