@@ -7,6 +7,7 @@
 #include "parallel.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 /* ---- Checks --------------------------------------------------------------------------------- */
 
@@ -236,6 +237,8 @@ static const float *scales_of(scales *s, const infer_work *work, size_t group) {
         layer->internal.kernels->running_scale(layer->running_var + first,
                                                layer->gamma == NULL ? NULL : layer->gamma + first,
                                                s->features, (double)layer->options.eps, s->scale);
+        memset(s->scale + s->features, 0, /* kernels load whole vectors */
+               (bni_padded(s->features) - s->features) * sizeof *s->scale);
     }
     return s->scale + (first - s->first);
 }

@@ -28,12 +28,12 @@ typedef struct bni_tasks bni_tasks;
 /* Writes the next task and returns true, or returns false when all are taken. */
 bool bni_next_task(bni_tasks *tasks, bni_task *task);
 
+typedef void (*bni_worker)(void *context, bni_tasks *tasks);
+
 /* Calls worker once in each of some threads; together they take all tasks, one for each group and
  * chunk. A thread gets neighbouring tasks, the same ones in every run over as many tasks by as many
  * threads: its caches hold what it worked on before. Only when it is through with its own does it
- * take those of others. */
-/* What the workers stream is published. */
-typedef void (*bni_worker)(void *context, bni_tasks *tasks);
+ * take those of others. What they stream is published. */
 void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
              void *context);
 

@@ -558,7 +558,9 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
         const double slope = gamma == NULL ? invstd : (double)gamma[d] * invstd;
         const double start = beta == NULL ? 0.0 : (double)beta[d];
         scale[d] = (float)slope;
-        shift[d] = (float)(start - (double)mean_rest[d] * slope);
+        /* No rest, as in running values: beta to its bit, whatever the slope. */
+        const double rest = (double)mean_rest[d];
+        shift[d] = (float)(rest == 0.0 ? start : start - rest * slope);
     }
 }
 

@@ -568,6 +568,28 @@ static void inference_is_the_frozen_forward(void **state) {
     }
 }
 
+/* At the mean y is beta: to its sign, and whatever the slope. */
+static void check_at_the_mean(float gamma, float beta) {
+    trial t = trial_new(1, NULL, (bn_batch){.n = 1});
+    t.layer.gamma[0] = gamma;
+    t.layer.beta[0] = beta;
+    t.x[0] = t.layer.running_mean[0];
+    assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
+    assert_same_bits(t.y, &beta, 1);
+    t.y[0] = 7;
+    t.layer.frozen = true;
+    assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+    assert_same_bits(t.y, &beta, 1);
+    trial_free(&t);
+}
+
+static void running_values_give_beta_at_the_mean(void **state) {
+    (void)state;
+    check_at_the_mean(1.5f, 0.25f);
+    check_at_the_mean(-1.0f, -0.0f);
+    check_at_the_mean(0.0f, 3.0f);
+}
+
 /* How t's buffers are reached from somewhere else: its data at these bytes behind a cache line. */
 typedef struct shifted {
     unsigned char *memory;
@@ -803,6 +825,7 @@ int main(void) {
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
         cmocka_unit_test(inference_is_the_frozen_forward),
+        cmocka_unit_test(running_values_give_beta_at_the_mean),
         cmocka_unit_test(a_gradient_that_is_not_learned_cannot_fail),
         cmocka_unit_test(an_empty_batch_may_have_a_dresidual),
         cmocka_unit_test(large_batches_have_the_bits_of_small_ones),
