@@ -358,30 +358,37 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     return true;
 }
 
+static inline void repeat(const float *values, size_t features, size_t each, float *columns) {
+    for (size_t f = 0; f < features; f++) {
+        for (size_t i = 0; i < each; i++) {
+            columns[f * each + i] = values[f];
+        }
+    }
+}
+
 const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
                         float columns[BNI_PANEL]) {
-    const size_t inner = batch->inner;
-    const size_t period = features * inner;
-    if (values == NULL || period * batch->outer == features) {
+    const size_t period = features * batch->inner;
+    const size_t cols = period * batch->outer;
+    if (values == NULL || cols == features) {
         return values;
     }
-    if (inner == BNI_PLANE_WIDTH) { /* a length that the compiler knows: a fifth of the time */
-        for (size_t f = 0; f < features; f++) {
-            for (size_t i = 0; i < BNI_PLANE_WIDTH; i++) {
-                columns[f * BNI_PLANE_WIDTH + i] = values[f];
-            }
-        }
-        return columns;
-    }
-    for (size_t f = 0; f < features; f++) {
-        for (size_t i = 0; i < inner; i++) {
-            columns[f * inner + i] = values[f];
-        }
+    /* Where the compiler knows the number it takes a fifth of the time. */
+    switch (batch->inner) {
+    case 1:
+        repeat(values, features, 1, columns);
+        break;
+    case BNI_PLANE_WIDTH:
+        repeat(values, features, BNI_PLANE_WIDTH, columns);
+        break;
+    default:
+        repeat(values, features, batch->inner, columns);
+        break;
     }
     for (size_t o = 1; o < batch->outer; o++) {
         memcpy(columns + o * period, columns, period * sizeof *columns);
     }
-    for (size_t c = batch->outer * period; c < bni_padded(batch->outer * period); c++) {
+    for (size_t c = cols; c < bni_padded(cols); c++) {
         columns[c] = 0.0f; /* kernels load whole vectors */
     }
     return columns;

@@ -21,7 +21,8 @@
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
 
-/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor y has gaps between rows. */
+/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor y has
+ * gaps between rows. */
 void bni_lay_out(bni_batch *batch, bool dense);
 
 /* The same batch as a pass that only writes goes through it, task by task in the order of the
