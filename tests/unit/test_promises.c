@@ -522,28 +522,44 @@ static const size_t large[][3] = {{3000, 70, 1}, {60000, 3, 1}, {70, 1100, 2},  
                                   {3, 40, 1700}, {1, 5, 60000}, {1100, 10, 20}, {90, 5000, 1},
                                   {40, 8200, 1}, {6, 1500, 40}, {1, 4200, 260}};
 
+/* A trial of a large shape: plain, or with everything that a batch can have; frozen or not. */
+static trial large_trial(size_t k, int num_threads, bool all, bool frozen) {
+    bn_options options = bn_options_default();
+    options.num_threads = num_threads;
+    options.activation = all ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    trial t =
+        trial_new(large[k][1], &options, (bn_batch){.n = large[k][0], .spatial = large[k][2]});
+    if (all) {
+        trial_add_weights(&t);
+        trial_add_residual(&t);
+    }
+    t.layer.frozen = frozen;
+    return t;
+}
+
+static void check_threads(size_t k, bool all, bool frozen) {
+    static const int threads[] = {2, 3, 7, 0};
+    trial one = large_trial(k, 1, all, frozen);
+    trial_run(&one);
+    float *inferred = ref_floats(one.y_count);
+    assert_ok(bn_layer_infer_batch(&one.layer, &one.batch, one.x, inferred));
+    for (size_t m = 0; m < COUNT_OF(threads); m++) {
+        trial t = large_trial(k, threads[m], all, frozen);
+        trial_run(&t);
+        trial_check_same(&t, &one);
+        assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
+        assert_same_bits(t.y, inferred, t.y_count);
+        trial_free(&t);
+    }
+    free(inferred);
+    trial_free(&one);
+}
+
 static void the_number_of_threads_does_not_matter(void **state) {
     (void)state;
-    static const int threads[] = {2, 3, 7, 0};
     for (size_t k = 0; k < COUNT_OF(large); k++) {
-        bn_options options = bn_options_default();
-        const bn_batch batch = {.n = large[k][0], .spatial = large[k][2]};
-        options.num_threads = 1;
-        trial one = trial_new(large[k][1], &options, batch);
-        trial_run(&one);
-        float *inferred = ref_floats(one.y_count);
-        assert_ok(bn_layer_infer_batch(&one.layer, &batch, one.x, inferred));
-        for (size_t m = 0; m < COUNT_OF(threads); m++) {
-            options.num_threads = threads[m];
-            trial t = trial_new(large[k][1], &options, batch);
-            trial_run(&t);
-            trial_check_same(&t, &one);
-            assert_ok(bn_layer_infer_batch(&t.layer, &batch, t.x, t.y));
-            assert_same_bits(t.y, inferred, t.y_count);
-            trial_free(&t);
-        }
-        free(inferred);
-        trial_free(&one);
+        check_threads(k, false, false);
+        check_threads(k, true, k % 2 == 1);
     }
 }
 
