@@ -190,7 +190,6 @@ static void whole_groups_worker(void *context, bni_tasks *tasks) {
 static void differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_batch *batch = work->batch;
-    const bni_batch wide = bni_widened(batch, batch->features);
     const int threads = layer->internal.options.num_threads;
     const bool no_sums = work->constant && layer->gamma == NULL && layer->beta == NULL;
     if (!no_sums && batch->chunks == 1) {
@@ -202,6 +201,7 @@ static void differentiate(backward_work *work) {
         add_chunks(work);
         finish_features(work, 0, batch->features);
     }
+    const bni_batch wide = bni_widened(batch, batch->features);
     work->batch = &wide;
     bni_run(&wide, threads, BNI_BY_CHUNK_BACK, input_worker, work);
     work->batch = batch;

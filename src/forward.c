@@ -68,7 +68,7 @@ static void normalize_task(const bni_batch *batch, const bn_layer *layer, const 
 typedef struct forward_work {
     const bn_layer *layer;
     const bni_batch *batch;
-    bni_batch wide; /* the same for a pass that only writes */
+    bni_batch wide; /* the same for a pass that only writes, where there is one */
     bni_sheet data;
     bni_scratch scratch;
     bool update_running;
@@ -117,6 +117,11 @@ static void write_worker(void *context, bni_tasks *tasks) {
     }
 }
 
+static void write_all(forward_work *work, bni_order order) {
+    work->wide = bni_widened(work->batch, work->batch->features);
+    bni_run(&work->wide, work->layer->internal.options.num_threads, order, write_worker, work);
+}
+
 /* All of a group's data is in one chunk: it is normalized while the caches still hold it. */
 static void whole_groups_worker(void *context, bni_tasks *tasks) {
     forward_work *work = context;
@@ -143,7 +148,7 @@ static void train(forward_work *work) {
     bni_batch_moments(layer->internal.kernels, batch, work->data.x, threads, work->scratch.chunks,
                       &sums);
     finish_features(work, sums, 0, batch->features);
-    bni_run(&work->wide, threads, BNI_BY_CHUNK_BACK, write_worker, work);
+    write_all(work, BNI_BY_CHUNK_BACK);
 }
 
 /* By the running values, which backward takes for constants. */
@@ -154,7 +159,7 @@ static void forward_frozen(forward_work *work) {
     layer->internal.kernels->finish_running(layer->running_mean, layer->running_var, features,
                                             (double)layer->options.eps, &cache);
     bni_layer_affine_part(layer, &cache, 0, features, work->scratch.scale, work->scratch.shift);
-    bni_run(&work->wide, layer->internal.options.num_threads, BNI_BY_CHUNK, write_worker, work);
+    write_all(work, BNI_BY_CHUNK);
 }
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
@@ -179,7 +184,6 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
     forward_work work = {.layer = layer,
                          .batch = &made,
-                         .wide = bni_widened(&made, made.features),
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
                          .update_running = update,

@@ -5,11 +5,7 @@
 #include <omp.h>
 #endif
 
-/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
- * core counts, and few enough that merging their sums costs little beside forming them. */
-#define MOST_TASKS ((size_t)32)
-
-/* But not into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well above what
+/* A batch is not cut into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well above what
  * handing it to another thread and merging its sums cost. */
 #define TASK_ELEMENTS ((size_t)131072)
 
@@ -29,12 +25,12 @@
 
 /* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
 size_t bni_most_chunks(size_t features) {
-    return bni_divide_up(MOST_TASKS, bni_divide_up(features, BNI_PANEL));
+    return bni_divide_up(BNI_TASKS, bni_divide_up(features, BNI_PANEL));
 }
 
 void bni_cut(bni_batch *batch) {
     const double by_size = batch->elements / (double)TASK_ELEMENTS;
-    const size_t tasks = by_size < (double)MOST_TASKS ? (size_t)by_size : MOST_TASKS;
+    const size_t tasks = by_size < (double)BNI_TASKS ? (size_t)by_size : BNI_TASKS;
     const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
     const size_t chunks = whole ? 1 : bni_divide_up(tasks, batch->groups);
     size_t units = bni_divide_up(batch->units, chunks);

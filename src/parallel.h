@@ -6,6 +6,10 @@
 
 #include <stdatomic.h>
 
+/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
+ * core counts, and few enough that merging their sums costs little beside forming them. */
+#define BNI_TASKS ((size_t)32)
+
 /* The most chunks that a layer of so many features is ever cut into: what scratch must hold. */
 size_t bni_most_chunks(size_t features);
 

@@ -125,9 +125,9 @@ void bni_lay_out(bni_batch *batch, bool dense) {
     batch->groups = bni_divide_up(batch->features, batch->group_features);
 }
 
-/* As many planes a task as have columns, unless that leaves fewer than 32 tasks to share. */
+/* As many planes a task as have columns, unless that leaves too few tasks to share. */
 static size_t planes_of_task(const bni_batch *batch) {
-    return bni_smaller(bni_divide_up(batch->features * batch->units, 32),
+    return bni_smaller(bni_divide_up(batch->features * batch->units, BNI_TASKS),
                        BNI_PANEL / BNI_PLANE_WIDTH);
 }
 

@@ -49,9 +49,8 @@ typedef struct bni_walk {
     bni_sheet data; /* where the whole batch's buffers begin */
     bni_pass pass;
     size_t group;
-    size_t begin, unit,
-        end;     /* of the chunk: its first unit, the present one, the one behind its last */
-    size_t done; /* elements of the present run */
+    size_t begin, unit, end; /* first, present and behind the last: units of the chunk */
+    size_t done;             /* elements of the present run */
 } bni_walk;
 
 bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass,

@@ -62,10 +62,11 @@ typedef struct bni_sheet {
                     sheet into bands of whole rows */
     const float *x_next, *dy_next; /* fetched meanwhile: rows as wide and as far apart as the */
     size_t next_rows;              /* sheet's, as many as this says */
-    bool stream; /* the outputs are not read again soon: write them past the caches. The caller sees
-                     to it that they are written before what follows: bni_publish. */
-    size_t
-        ahead; /* then: elements from what is worked on to what is fetched meanwhile; 0: nothing */
+    /* The outputs are not read again soon: write them past the caches. The caller sees to it that
+     * they are written before what follows: bni_publish. Meanwhile the inputs that are so many
+     * elements ahead of what is worked on are fetched; 0: none. */
+    bool stream;
+    size_t ahead;
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */

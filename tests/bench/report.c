@@ -198,9 +198,8 @@ void report_end(bench_report *r) {
         }
     }
     puts("\nMeans are geometric. A ratio below 1: the library is faster. The floor to the best "
-         "peer: "
-         "what nothing\ncan be below. Errors are in units of 2^-24 of the feature's largest y or "
-         "dx.");
+         "peer: what nothing\ncan be below. Errors are in units of 2^-24 of the feature's largest "
+         "y or dx.");
     if (r->csv != NULL) {
         fclose(r->csv);
     }
