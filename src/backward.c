@@ -102,7 +102,7 @@ static void group_sums(const backward_work *work, bni_task task, double *sum_g, 
     const bni_coef coef = group_coef(work, task.group, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
-    bni_walk walk = bni_walk_begin(batch, &work->data, BNI_READS, task);
+    bni_walk walk = bni_walk_begin(batch, kernels, &work->data, BNI_READS, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
@@ -159,12 +159,13 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
 /* ---- dx ------------------------------------------------------------------------------------- */
 
 static void input_task(const backward_work *work, bni_task task) {
+    const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, task.group, columns);
-    bni_walk walk = bni_walk_begin(work->batch, &work->data, BNI_WRITES, task);
+    bni_walk walk = bni_walk_begin(work->batch, kernels, &work->data, BNI_WRITES, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        work->layer->internal.kernels->grad_input(&sheet, &coef, work->mask);
+        kernels->grad_input(&sheet, &coef, work->mask);
     }
 }
 

@@ -51,15 +51,16 @@ typedef struct feature_coef {
 static void normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
                            bni_task task, feature_coef of) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
+    const bn_kernels *kernels = layer->internal.kernels;
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const size_t features = bni_group_size(batch, task.group);
     const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
                            .scale = bni_expand(batch, features, of.scale, scale),
                            .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, data, BNI_WRITES, task);
+    bni_walk walk = bni_walk_begin(batch, kernels, data, BNI_WRITES, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        layer->internal.kernels->normalize(&sheet, &coef, relu);
+        kernels->normalize(&sheet, &coef, relu);
     }
 }
 

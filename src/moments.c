@@ -95,7 +95,7 @@ void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const f
     float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
-    block b = {.walk = bni_walk_begin(batch, &data, BNI_READS, task)};
+    block b = {.walk = bni_walk_begin(batch, kernels, &data, BNI_READS, task)};
     b.more = bni_walk_next(&b.walk, &b.sheet);
     sums->count = 0.0;
     memset(sums->mean, 0, features * sizeof *sums->mean);

@@ -20,8 +20,8 @@
 #define STREAM_ROWS    ((size_t)2)
 #define PAGE           ((size_t)4096)
 
-/* Where sums are formed of at least so many elements, 512 KiB, what lies so many elements (64 KiB)
- * ahead is fetched meanwhile. Smaller batches are in L2 already. */
+/* Where sums are formed of at least so many elements, 512 KiB, the next sheet is fetched meanwhile,
+ * or what is so many elements, 64 KiB, further on. Smaller batches are in L2 already. */
 #define FETCH_FROM  131072.0
 #define FETCH_AHEAD ((size_t)16384)
 
@@ -151,15 +151,19 @@ size_t bni_group_size(const bni_batch *batch, size_t group) {
     return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
 }
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass,
-                        bni_task task) {
+bni_walk bni_walk_begin(const bni_batch *batch, const bn_kernels *kernels, const bni_sheet *data,
+                        bni_pass pass, bni_task task) {
     const size_t begin = task.chunk * batch->chunk_units;
     bni_sheet buffers = *data;
     buffers.stream = batch->streams;
-    buffers.ahead = batch->linear ? WRITE_AHEAD : 0;
+    if (pass == BNI_WRITES && batch->linear) {
+        buffers.x_ahead = WRITE_AHEAD;
+        buffers.dy_ahead = WRITE_AHEAD;
+    }
     return (bni_walk){.batch = batch,
                       .data = buffers,
                       .pass = pass,
+                      .plane_cols = pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : kernels->tile,
                       .group = task.group,
                       .begin = begin,
                       .unit = begin,
@@ -173,14 +177,18 @@ static size_t rows_apart(size_t stride) {
     return power >= PAGE ? 1 : PAGE / power;
 }
 
+static bool fetches(const bni_walk *walk) {
+    return walk->pass == BNI_READS && walk->batch->elements >= FETCH_FROM;
+}
+
 /* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
- * in. */
+ * in. The sheets of what is left are of a size: each can fetch the next. */
 static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
-    sheet->rows =
-        bni_smaller(left, bni_smaller(bni_divide_up(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS));
+    const size_t most = bni_smaller(bni_divide_up(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS);
+    sheet->rows = bni_divide_up(left, bni_divide_up(left, most));
     sheet->band = sheet->rows;
-    if (walk->pass != BNI_READS && cols > BNI_PLANE_WIDTH) {
+    if (walk->pass == BNI_WRITES && cols > walk->plane_cols) {
         const size_t apart = 2 * rows_apart(sheet->x_stride);
         sheet->band = walk->data.stream ? STREAM_ROWS
                                         : bni_smaller(apart, bni_divide_up(WRITE_ELEMENTS, cols));
@@ -199,7 +207,8 @@ static float *output_at(float *start, size_t offset) {
 static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
     return (bni_sheet){.planes = 1,
                        .stream = data->stream,
-                       .ahead = data->ahead,
+                       .x_ahead = data->x_ahead,
+                       .dy_ahead = data->dy_ahead,
                        .x = input_at(data->x, x),
                        .dx = output_at(data->dx, x),
                        .residual = input_at(data->residual, y),
@@ -211,40 +220,32 @@ static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
 
 /* ---- What is fetched ahead ------------------------------------------------------------------ */
 
-static bool fetches(const bni_walk *walk) {
-    return walk->pass == BNI_READS && walk->batch->elements >= FETCH_FROM;
-}
-
-/* Has rows fetched that begin at these offsets from the buffers' beginnings. */
-static void fetch_at(const bni_walk *walk, size_t x, size_t y, size_t rows, bni_sheet *sheet) {
-    sheet->x_next = walk->data.x + x;
-    sheet->dy_next = input_at(walk->data.dy, y);
-    sheet->next_rows = rows;
-}
-
-/* Has rows of a run fetched, of which so many elements are left, where it goes on so far. */
-static void fetch_run(const bni_walk *walk, size_t x, size_t y, size_t left, bni_sheet *sheet) {
-    const size_t cols = sheet->cols, ahead = bni_divide_up(FETCH_AHEAD, cols);
-    if (fetches(walk) && left / cols > ahead) {
-        fetch_at(walk, x + ahead * cols, y + ahead * cols,
-                 bni_smaller(sheet->rows, left / cols - ahead), sheet);
-    }
-}
-
-/* Has what is `skip` elements into the group's part of a later unit fetched, or, behind the last
- * unit, what is there in the next group's part of the first: there the next task begins. `rows` is
- * how many, or 0: as many units as the sheet has rows. */
-static void fetch_unit(const bni_walk *walk, size_t units_ahead, size_t skip, size_t rows,
-                       bni_sheet *sheet) {
+/* Has fetched what is so many units ahead in the group; behind the chunk's last unit, what the next
+ * task begins with: the next group's part of the chunk, or the next chunk. Differences of places
+ * may wrap around. */
+static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
     const bni_batch *batch = walk->batch;
-    const bool here = units_ahead < walk->end - walk->unit;
-    const size_t group = here ? walk->group : walk->group + 1;
-    const size_t unit = here ? walk->unit + units_ahead : walk->begin;
-    if (fetches(walk) && group < batch->groups &&
-        bni_group_size(batch, group) == bni_group_size(batch, walk->group)) {
-        const size_t first = bni_group_first(batch, group) * batch->spatial + skip;
-        fetch_at(walk, unit * batch->x_stride + first, unit * batch->y_stride + first,
-                 rows != 0 ? rows : bni_smaller(sheet->rows, walk->end - unit), sheet);
+    size_t elements = 0;
+    if (!fetches(walk)) {
+        return;
+    }
+    if (units >= walk->end - walk->unit) {
+        if (walk->group + 1 < batch->groups) {
+            units -= walk->end - walk->begin;
+            elements = batch->group_features * batch->spatial;
+        } else {
+            elements -= bni_group_first(batch, walk->group) * batch->spatial;
+        }
+    }
+    sheet->x_ahead = units * batch->x_stride + elements;
+    sheet->dy_ahead = units * batch->y_stride + elements;
+}
+
+/* Has fetched what is FETCH_AHEAD further on in a run of which so many elements are left. */
+static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
+    if (fetches(walk) && left > FETCH_AHEAD) {
+        sheet->x_ahead = FETCH_AHEAD;
+        sheet->dy_ahead = FETCH_AHEAD;
     }
 }
 
@@ -274,7 +275,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->weight = input_at(batch->weight, walk->unit);
     sheet->weight_step = 1;
     set_rows(walk, left, sheet);
-    fetch_unit(walk, bni_divide_up(FETCH_AHEAD, sheet->cols), 0, 0, sheet);
+    fetch_units(walk, sheet->rows, sheet);
     walk->unit += sheet->rows;
 }
 
@@ -288,17 +289,13 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
     if (next_of_run(walk, begin, begin, end - begin, width, sheet)) {
         walk->unit = walk->end;
     }
-    fetch_run(walk, begin + done, begin + done, end - begin - done, sheet);
-}
-
-static size_t row_width(const bni_walk *walk) {
-    return walk->pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : BNI_PLANE_WIDTH;
+    fetch_run(walk, end - begin - done, sheet);
 }
 
 /* All planes of the group in one sample: together they are a sheet or little more. */
 static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_batch *batch = walk->batch;
-    const size_t width = row_width(walk);
+    const size_t width = walk->plane_cols;
     *sheet = sheet_at(&walk->data, x, y);
     sheet->rows = batch->spatial / width;
     sheet->cols = width;
@@ -308,7 +305,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->plane_stride = batch->spatial;
     sheet->tail = batch->spatial % width;
     sheet->band = sheet->rows;
-    fetch_unit(walk, 1, 0, sheet->planes * batch->spatial / width, sheet);
+    fetch_units(walk, 1, sheet);
     walk->unit++;
 }
 
@@ -316,11 +313,11 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
  * is the next sample's. */
 static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const size_t done = walk->done, spatial = walk->batch->spatial;
-    const bool ends = next_of_run(walk, x, y, spatial, row_width(walk), sheet);
+    const bool ends = next_of_run(walk, x, y, spatial, walk->plane_cols, sheet);
     if (spatial < 2 * FETCH_AHEAD) {
-        fetch_unit(walk, 1, done, sheet->rows, sheet);
+        fetch_units(walk, 1, sheet);
     } else {
-        fetch_run(walk, x + done, y + done, spatial - done, sheet);
+        fetch_run(walk, spatial - done, sheet);
     }
     if (ends) {
         walk->done = 0;

@@ -48,13 +48,14 @@ typedef struct bni_walk {
     const bni_batch *batch;
     bni_sheet data; /* where the whole batch's buffers begin */
     bni_pass pass;
+    size_t plane_cols; /* of the rows that planes are cut into */
     size_t group;
     size_t begin, unit, end; /* first, present and behind the last: units of the chunk */
     size_t done;             /* elements of the present run */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bni_sheet *data, bni_pass pass,
-                        bni_task task);
+bni_walk bni_walk_begin(const bni_batch *batch, const bn_kernels *kernels, const bni_sheet *data,
+                        bni_pass pass, bni_task task);
 
 /* Writes the next sheet and returns true, or returns false at the end. */
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);

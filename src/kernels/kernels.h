@@ -21,9 +21,11 @@
  * and fit on a thread's stack. */
 #define BNI_PANEL ((size_t)1024)
 
-/* Columns that each feature has where planes are cut into rows: a tile of the widest kernels. Where
- * sums are formed the rows have half of them, so that a plane is read from its first element to its
- * last. */
+/* Columns that each feature has where planes are cut into rows. A row is narrower: where sums are
+ * formed it has half of them, on every machine, as each column is a sum of its own; where outputs
+ * are written, a tile of the kernels. A plane is then gone through from its first element to its
+ * last: with rows of four tiles AVX2 writes y of 32 x 64 x 12544 in 8.1 ns for 16 floats, with rows
+ * of one in 4.7. */
 #define BNI_PLANE_WIDTH ((size_t)64)
 
 static inline size_t bni_padded(size_t count) {
@@ -60,13 +62,12 @@ typedef struct bni_sheet {
     size_t weight_step;
     size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
                     sheet into bands of whole rows */
-    const float *x_next, *dy_next; /* fetched meanwhile: rows as wide and as far apart as the */
-    size_t next_rows;              /* sheet's, as many as this says */
+    /* What is so many elements ahead of each place in x and in dy is fetched while that place is
+     * worked on; 0: nothing. Where outputs are not streamed, only sums look at it. */
+    size_t x_ahead, dy_ahead;
     /* The outputs are not read again soon: write them past the caches. The caller sees to it that
-     * they are written before what follows: bni_publish. Meanwhile the inputs that are so many
-     * elements ahead of what is worked on are fetched; 0: none. */
+     * they are written before what follows: bni_publish. */
     bool stream;
-    size_t ahead;
 } bni_sheet;
 
 /* The weight of a row, where there are weights. */
@@ -106,6 +107,7 @@ typedef struct bni_cache {
 
 typedef struct bn_kernels {
     const char *name;
+    size_t tile; /* columns side by side in normalize and grad_input; at most BNI_PLANE_WIDTH */
 
     /* ---- over data ---- */
 
