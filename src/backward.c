@@ -158,11 +158,11 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
 
 /* ---- dx ------------------------------------------------------------------------------------- */
 
-static void input_task(const backward_work *work, bni_task task) {
+static void input_task(const backward_work *work, bni_pass pass, bni_task task) {
     const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, task.group, columns);
-    bni_walk walk = bni_walk_begin(work->batch, kernels, &work->data, BNI_WRITES, task);
+    bni_walk walk = bni_walk_begin(work->batch, kernels, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_input(&sheet, &coef, work->mask);
@@ -172,7 +172,7 @@ static void input_task(const backward_work *work, bni_task task) {
 static void input_worker(void *context, bni_tasks *tasks) {
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        input_task(context, task);
+        input_task(context, BNI_WRITES, task);
     }
 }
 
@@ -184,7 +184,7 @@ static void whole_groups_worker(void *context, bni_tasks *tasks) {
         const size_t first = bni_group_first(work->batch, task.group);
         group_sums(work, task, work->scratch.sum1 + first, work->scratch.sum2 + first);
         finish_features(work, first, bni_group_size(work->batch, task.group));
-        input_task(work, task);
+        input_task(work, BNI_FOLLOWS, task);
     }
 }
 

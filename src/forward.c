@@ -49,7 +49,7 @@ typedef struct feature_coef {
 } feature_coef;
 
 static void normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
-                           bni_task task, feature_coef of) {
+                           bni_pass pass, bni_task task, feature_coef of) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const bn_kernels *kernels = layer->internal.kernels;
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
@@ -57,7 +57,7 @@ static void normalize_task(const bni_batch *batch, const bn_layer *layer, const 
     const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
                            .scale = bni_expand(batch, features, of.scale, scale),
                            .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, kernels, data, BNI_WRITES, task);
+    bni_walk walk = bni_walk_begin(batch, kernels, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->normalize(&sheet, &coef, relu);
@@ -103,9 +103,10 @@ static void finish_features(forward_work *work, bni_sums sums, size_t first, siz
 }
 
 /* A task of a pass that writes, by the batch's or the running statistics. */
-static void write_task(const forward_work *work, const bni_batch *batch, bni_task task) {
+static void write_task(const forward_work *work, const bni_batch *batch, bni_pass pass,
+                       bni_task task) {
     const size_t first = bni_group_first(batch, task.group);
-    normalize_task(batch, work->layer, &work->data, task,
+    normalize_task(batch, work->layer, &work->data, pass, task,
                    (feature_coef){work->layer->saved_mean + first, work->scratch.scale + first,
                                   work->scratch.shift + first});
 }
@@ -114,7 +115,7 @@ static void write_worker(void *context, bni_tasks *tasks) {
     const forward_work *work = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        write_task(work, &work->wide, task);
+        write_task(work, &work->wide, BNI_WRITES, task);
     }
 }
 
@@ -133,7 +134,7 @@ static void whole_groups_worker(void *context, bni_tasks *tasks) {
         bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
         bni_task_moments(work->layer->internal.kernels, batch, work->data.x, task, &sums);
         finish_features(work, sums, first, bni_group_size(batch, task.group));
-        write_task(work, batch, task);
+        write_task(work, batch, BNI_FOLLOWS, task);
     }
 }
 
@@ -257,7 +258,7 @@ static void infer_worker(void *context, bni_tasks *tasks) {
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         const size_t first = bni_group_first(work->batch, task.group);
-        normalize_task(work->batch, layer, &work->data, task,
+        normalize_task(work->batch, layer, &work->data, BNI_WRITES, task,
                        (feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
                                       layer->beta == NULL ? no_shift : layer->beta + first});
     }
@@ -306,7 +307,7 @@ static bool infer_by_batch(const infer_work *work) {
         bni_layer_affine_part(work->layer, &cache, bni_group_first(batch, group),
                               bni_group_size(batch, group), scale, shift);
         for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-            normalize_task(batch, work->layer, &work->data, (bni_task){group, chunk},
+            normalize_task(batch, work->layer, &work->data, BNI_WRITES, (bni_task){group, chunk},
                            (feature_coef){mean, scale, shift});
         }
     }

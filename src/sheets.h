@@ -39,8 +39,9 @@ size_t bni_group_size(const bni_batch *batch, size_t group);
 
 /* What a pass does to the data: the sheets that suit it differ. */
 typedef enum bni_pass {
-    BNI_READS, /* forms sums */
-    BNI_WRITES /* writes a tensor */
+    BNI_READS,  /* forms sums */
+    BNI_WRITES, /* writes a tensor */
+    BNI_FOLLOWS /* writes a tensor, and comes after the sums of the same task: L2 holds the inputs */
 } bni_pass;
 
 /* A walk over the sheets of a task: those of one group in one chunk of units. */

@@ -63,7 +63,7 @@ typedef struct bni_sheet {
     size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
                     sheet into bands of whole rows */
     /* What is so many elements ahead of each place in x and in dy is fetched while that place is
-     * worked on; 0: nothing. Where outputs are not streamed, only sums look at it. */
+     * worked on; 0: nothing. Passes that write without streaming fetch their output so. */
     size_t x_ahead, dy_ahead;
     /* The outputs are not read again soon: write them past the caches. The caller sees to it that
      * they are written before what follows: bni_publish. */

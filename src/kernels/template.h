@@ -204,7 +204,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     for (size_t r = rows.begin; r < rows.end; r++) {
         BNI_EACH_VECTOR(v) {
             if (ahead) {
-                fetch_ahead(x + v * BNI_LANES, sheet->x_ahead);
+                fetch_ahead((stream ? x : y) + v * BNI_LANES, sheet->x_ahead);
             }
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
@@ -221,12 +221,14 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
-    if (can_stream(sheet, sheet->out, sheet->y_stride)) {
-        if (sheet->x_ahead != 0) {
-            BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, true);
-        } else {
-            BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, false);
-        }
+    const bool stream = can_stream(sheet, sheet->out, sheet->y_stride);
+    const bool ahead = sheet->x_ahead != 0;
+    if (stream && ahead) {
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, true);
+    } else if (stream) {
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, false);
+    } else if (ahead) {
+        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false, true);
     } else {
         BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false, false);
     }
@@ -360,9 +362,11 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         const bool direct = constant || is_left_out(sheet, r);
         BNI_EACH_VECTOR(v) {
             const size_t at = rows.at + r * sheet->y_stride + c + v * BNI_LANES;
-            if (ahead) {
+            if (ahead && stream) {
                 fetch_ahead(x + v * BNI_LANES, sheet->x_ahead);
                 fetch_ahead(sheet->dy + at, sheet->dy_ahead);
+            } else if (ahead) {
+                fetch_ahead(dx + v * BNI_LANES, sheet->x_ahead);
             }
             const vf d = constant && mask != BNI_MASK_X
                              ? zero
@@ -379,12 +383,14 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
                                  const bool constant) {
-    if (can_stream(sheet, sheet->dx, sheet->x_stride)) {
-        if (sheet->x_ahead != 0) {
-            BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, true);
-        } else {
-            BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, false);
-        }
+    const bool stream = can_stream(sheet, sheet->dx, sheet->x_stride);
+    const bool ahead = sheet->x_ahead != 0;
+    if (stream && ahead) {
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, true);
+    } else if (stream) {
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, false);
+    } else if (ahead) {
+        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false, true);
     } else {
         BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false, false);
     }
