@@ -202,7 +202,7 @@ static bool fetches(const bni_walk *walk) {
 static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
     const size_t most = bni_smaller(bni_divide_up(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS);
-    sheet->rows = bni_divide_up(left, bni_divide_up(left, most));
+    sheet->rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
     sheet->band = sheet->rows;
     if (walk->pass != BNI_READS && cols > walk->plane_cols) {
         const size_t apart = 2 * rows_apart(sheet->x_stride);
