@@ -57,18 +57,17 @@ typedef struct band {
         }                                                                                          \
     } while (0)
 
-/* The same over all bands of all planes. */
+/* The same over all bands of all planes; a plane's tail is a band of its own, and goes through the
+ * same code, which is large. */
 #define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
     for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                              \
         const size_t at_ = p_ * (sheet)->plane_stride, column_ = p_ * BNI_PLANE_WIDTH;             \
-        const size_t cols_ = (sheet)->cols, tail_ = (sheet)->tail, all_ = (sheet)->rows;           \
-        for (size_t r_ = 0; r_ < all_; r_ += (sheet)->band) {                                      \
-            const band b_ = {at_, column_, r_, least(r_ + (sheet)->band, all_)};                   \
+        const size_t full_ = (sheet)->rows, end_ = full_ + ((sheet)->tail != 0);                   \
+        for (size_t r_ = 0, next_; r_ < end_; r_ = next_) {                                        \
+            next_ = r_ < full_ ? least(r_ + (sheet)->band, full_) : end_;                          \
+            const size_t cols_ = r_ < full_ ? (sheet)->cols : (sheet)->tail;                       \
+            const band b_ = {at_, column_, r_, next_};                                             \
             BNI_FOR_COLUMNS(tile, most, sheet, b_, cols_, __VA_ARGS__);                            \
-        }                                                                                          \
-        if (tail_ != 0) {                                                                          \
-            const band b_ = {at_, column_, all_, all_ + 1};                                        \
-            BNI_FOR_COLUMNS(tile, most, sheet, b_, tail_, __VA_ARGS__);                            \
         }                                                                                          \
     }
 
