@@ -157,7 +157,7 @@ size_t bni_group_size(const bni_batch *batch, size_t group) {
     return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
 }
 
-/* How far a pass that writes fetches ahead, in elements: from memory its inputs, into it its output. */
+/* How many elements ahead a pass that writes fetches. */
 static size_t write_ahead(const bni_batch *batch, bni_pass pass) {
     if (pass == BNI_WRITES && batch->linear && batch->streams) {
         return MEMORY_AHEAD;

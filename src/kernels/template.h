@@ -99,6 +99,22 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
            sheet->plane_stride % 4 == 0;
 }
 
+/* All tiles of a sheet that is written, the tile's last two arguments constants: whether the output
+ * is streamed, and whether anything is fetched ahead. */
+#define BNI_WRITE_TILES(tile, sheet, out, stride, ...)                                             \
+    do {                                                                                           \
+        const bool stream_ = can_stream(sheet, out, stride), ahead_ = (sheet)->x_ahead != 0;       \
+        if (stream_ && ahead_) {                                                                   \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, true, true);                         \
+        } else if (stream_) {                                                                      \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, true, false);                        \
+        } else if (ahead_) {                                                                       \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, false, true);                        \
+        } else {                                                                                   \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, false, false);                       \
+        }                                                                                          \
+    } while (0)
+
 /* Into L2, where it does not displace what is being worked on. The address may be beyond a buffer's
  * end: there the processor fetches nothing. */
 BNI_INLINE void fetch_line(uintptr_t address) {
@@ -220,17 +236,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
-    const bool stream = can_stream(sheet, sheet->out, sheet->y_stride);
-    const bool ahead = sheet->x_ahead != 0;
-    if (stream && ahead) {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, true);
-    } else if (stream) {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, true, false);
-    } else if (ahead) {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false, true);
-    } else {
-        BNI_FOR_TILES(normalize_tile, BNI_TILE, sheet, coef, residual, relu, false, false);
-    }
+    BNI_WRITE_TILES(normalize_tile, sheet, sheet->out, sheet->y_stride, coef, residual, relu);
 }
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
@@ -382,17 +388,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef, const bni_mask mask,
                                  const bool constant) {
-    const bool stream = can_stream(sheet, sheet->dx, sheet->x_stride);
-    const bool ahead = sheet->x_ahead != 0;
-    if (stream && ahead) {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, true);
-    } else if (stream) {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, true, false);
-    } else if (ahead) {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false, true);
-    } else {
-        BNI_FOR_TILES(grad_input_tile, BNI_TILE, sheet, coef, mask, constant, false, false);
-    }
+    BNI_WRITE_TILES(grad_input_tile, sheet, sheet->dx, sheet->x_stride, coef, mask, constant);
 }
 
 BNI_INLINE void grad_input_masked(const bni_sheet *sheet, const bni_coef *coef,
