@@ -219,19 +219,26 @@ static float *output_at(float *start, size_t offset) {
     return start == NULL ? NULL : start + offset;
 }
 
-/* A sheet whose first element is at these offsets from the buffers' beginnings. */
-static bni_sheet sheet_at(const bni_sheet *data, size_t x, size_t y) {
-    return (bni_sheet){.planes = 1,
-                       .stream = data->stream,
-                       .x_ahead = data->x_ahead,
-                       .dy_ahead = data->dy_ahead,
-                       .x = input_at(data->x, x),
-                       .dx = output_at(data->dx, x),
-                       .residual = input_at(data->residual, y),
-                       .out = output_at(data->out, y),
-                       .y = input_at(data->y, y),
-                       .dy = input_at(data->dy, y),
-                       .dresidual = output_at(data->dresidual, y)};
+/* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by field
+ * and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores before them
+ * to reach L1, behind all outputs that are still on their way (1024 x 1000: forward 7.00 ns for 16
+ * floats, so 6.87). */
+static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sheet *sheet) {
+    sheet->planes = 1;
+    sheet->plane_stride = 0;
+    sheet->tail = 0;
+    sheet->stream = data->stream;
+    sheet->x_ahead = data->x_ahead;
+    sheet->dy_ahead = data->dy_ahead;
+    sheet->x = input_at(data->x, x);
+    sheet->dx = output_at(data->dx, x);
+    sheet->residual = input_at(data->residual, y);
+    sheet->out = output_at(data->out, y);
+    sheet->y = input_at(data->y, y);
+    sheet->dy = input_at(data->dy, y);
+    sheet->dresidual = output_at(data->dresidual, y);
+    sheet->weight = NULL;
+    sheet->weight_step = 0;
 }
 
 /* ---- What is fetched ahead ------------------------------------------------------------------ */
@@ -272,7 +279,7 @@ static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
 static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_t width,
                         bni_sheet *sheet) {
     const size_t left = length - walk->done;
-    *sheet = sheet_at(&walk->data, x + walk->done, y + walk->done);
+    begin_sheet(&walk->data, x + walk->done, y + walk->done, sheet);
     sheet->cols = bni_smaller(left, width);
     sheet->x_stride = width;
     sheet->y_stride = width;
@@ -284,7 +291,7 @@ static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_
 static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_batch *batch = walk->batch;
     const size_t left = walk->end - walk->unit;
-    *sheet = sheet_at(&walk->data, x, y);
+    begin_sheet(&walk->data, x, y, sheet);
     sheet->cols = bni_group_size(batch, walk->group) * batch->inner;
     sheet->x_stride = batch->x_stride;
     sheet->y_stride = batch->y_stride;
@@ -312,7 +319,7 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
 static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_batch *batch = walk->batch;
     const size_t width = walk->plane_cols;
-    *sheet = sheet_at(&walk->data, x, y);
+    begin_sheet(&walk->data, x, y, sheet);
     sheet->rows = batch->spatial / width;
     sheet->cols = width;
     sheet->x_stride = width;
