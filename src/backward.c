@@ -77,13 +77,18 @@ static bn_status check(const bn_layer *layer, const bn_batch *batch, const void 
 
 /* ---- Gradient sums -------------------------------------------------------------------------- */
 
-/* The coefficients of a group, a value a column, in arrays of the caller's. */
-static bni_coef group_coef(const backward_work *work, size_t group, float columns[5][BNI_PANEL]) {
+/* The coefficients of a group, a value a column, in arrays of the caller's: for dx, or those that
+ * the sums need. */
+static bni_coef group_coef(const backward_work *work, size_t group, bool sums,
+                           float columns[5][BNI_PANEL]) {
     const bni_scratch *scratch = &work->scratch;
     const size_t first = bni_group_first(work->batch, group);
-    const float *of[5] = {work->layer->saved_mean + first, scratch->scale + first,
-                          scratch->shift + first, work->constant ? NULL : scratch->slope + first,
-                          work->constant ? NULL : scratch->offset + first};
+    const bool affine = !sums || work->mask == BNI_MASK_X;
+    const bool slope = !sums && !work->constant;
+    const float *of[5] = {work->layer->saved_mean + first, affine ? scratch->scale + first : NULL,
+                          affine ? scratch->shift + first : NULL,
+                          slope ? scratch->slope + first : NULL,
+                          slope ? scratch->offset + first : NULL};
     for (size_t i = 0; i < 5; i++) {
         of[i] = bni_expand(work->batch, bni_group_size(work->batch, group), of[i], columns[i]);
     }
@@ -99,7 +104,7 @@ static void group_sums(const backward_work *work, bni_task task, double *sum_g, 
     const size_t width = bni_padded(features * batch->inner * batch->outer);
     float columns[5][BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, task.group, columns);
+    const bni_coef coef = group_coef(work, task.group, true, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
     bni_walk walk = bni_walk_begin(batch, kernels, &work->data, BNI_READS, task);
@@ -161,7 +166,7 @@ static void finish_features(backward_work *work, size_t first, size_t features) 
 static void input_task(const backward_work *work, bni_pass pass, bni_task task) {
     const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
-    const bni_coef coef = group_coef(work, task.group, columns);
+    const bni_coef coef = group_coef(work, task.group, false, columns);
     bni_walk walk = bni_walk_begin(work->batch, kernels, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {

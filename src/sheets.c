@@ -46,12 +46,22 @@
  * row of BNI_PLANE_WIDTH is at most a fifth. */
 #define PLANE_MIN ((size_t)256)
 
-/* Planes of a group, as far as its columns go, are together at least so many elements, 32 KiB: the
- * next sample's are a jump away in memory, which costs less the longer the run is. But a group of
- * several features has no more than 512 KiB of each tensor, so that L2 holds x and dy of backward's
- * first pass for the second (32 x 256 x 3136: 25 ms with three features, 20.5 with one). */
-#define PLANE_RUN   ((size_t)8192)
+/* Large planes of a group are together at least so many elements, 6 KiB. Each group begins with a
+ * jump in memory, but the processor's prefetcher then runs some KiB ahead into planes that the next
+ * group soon needs; and the less a group has, the more of it is still in L1 and L2 for the second
+ * pass (32 x 512 x 784: forward 5.8 ns a vector of 16 floats and backward 10.6 with 32 KiB, 5.7 and
+ * 9.2 with 6 KiB, 6.9 and 10.5 with 3 KiB). */
+#define PLANE_RUN ((size_t)1536)
+
+/* But a group of several has no more than 512 KiB of each tensor, so that L2 holds x and dy of
+ * backward's first pass for the second (32 x 256 x 3136: 25 ms with three planes, 20.5 with one).
+ * Small planes are not cut so: with rows of less than 4 KiB a group the second pass gains less than
+ * the jumps cost (256 x 512 x 64 with 256 columns: backward 12.1 to 10.3 ns, but forward 5.6 to 6.1;
+ * 256 x 256 x 196 with one plane, whose lines are streamed in parts: 13.4 to 41). */
 #define PLANE_GROUP ((size_t)131072)
+
+_Static_assert((PLANE_RUN + PLANE_MIN - 1) / PLANE_MIN <= BNI_PANEL / BNI_PLANE_WIDTH,
+               "the planes of a group have columns");
 
 /* Rows narrower than this are folded: at 256 columns the part vector at a row's end costs at most
  * 1 of 17. */
@@ -100,8 +110,7 @@ static size_t whole_lines(size_t features, size_t spatial) {
 static size_t planes_together(const bni_batch *batch) {
     const size_t wanted = bni_divide_up(PLANE_RUN, batch->spatial);
     const size_t fitting = PLANE_GROUP / batch->spatial / batch->n;
-    const size_t most = bni_smaller(fitting, BNI_PANEL / BNI_PLANE_WIDTH);
-    return most == 0 ? 1 : bni_smaller(wanted, most);
+    return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
 void bni_lay_out(bni_batch *batch, bool dense) {

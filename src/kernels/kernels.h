@@ -83,7 +83,8 @@ static inline float bni_weight(const bni_sheet *sheet, size_t row) {
  * center is the mean rounded to float and the rounding's rest is inside shift and offset, so that
  * x - center is exact wherever x is near the mean, however far both are from zero. */
 typedef struct bni_coef {
-    const float *center, *scale, *shift;
+    const float *center;
+    const float *scale, *shift;  /* grad_sums looks at them only with BNI_MASK_X */
     const float *slope, *offset; /* NULL: constant statistics, dx = scale * g */
 } bni_coef;
 

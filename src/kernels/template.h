@@ -303,12 +303,13 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
                                size_t part, const bni_coef *coef, double *s1, double *s2,
                                const bni_mask mask, const bool weighted) {
     const vf zero = vf_set1(0.0f);
+    const bool rebuilds = mask == BNI_MASK_X;
     vf center[BNI_SUM_TILE], scale[BNI_SUM_TILE], shift[BNI_SUM_TILE];
     vd origin[BNI_SUM_TILE], sum[BNI_SUM_TILE], product[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
         center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
+        scale[v] = rebuilds ? vf_load(coef->scale + rows.column + c + v * BNI_LANES) : zero;
+        shift[v] = rebuilds ? vf_load(coef->shift + rows.column + c + v * BNI_LANES) : zero;
         origin[v] = vd_load_floats(coef->center + rows.column + c + v * BNI_LANES);
         sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
         product[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
