@@ -3,11 +3,11 @@
  */
 #include "check.h"
 #include "contestant.h"
-#include "imported.h"
 #include "options.h"
 #include "problem.h"
 #include "report.h"
 #include "timing.h"
+#include "torch.h"
 
 #include <batchnorm/bn_layer.h>
 
@@ -16,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t make_contestants(bench_contestant *made, const bench_problem *p, bench_direction d,
-                               int threads) {
+static size_t make_contestants(bench_contestant *made, const bench_problem *p, bench_torch *torch,
+                               bench_direction d, int threads) {
     size_t count = 0;
     count += library_make(&made[count], p, d, threads);
     for (size_t k = 0; floor_make(&made[count], p, d, threads, k); k++) {
@@ -28,36 +28,27 @@ static size_t make_contestants(bench_contestant *made, const bench_problem *p, b
     }
     count += onednn_make(&made[count], p, d);
     count += textbook_make(&made[count], p, d);
+    if (torch != NULL) {
+        torch_make(&made[count++], torch, p->shape, d, threads);
+    }
     return count;
 }
 
-/* Adds what another program measured; there is no room for more than a few such contestants. */
-static void add_imported(bench_result *result, const bench_imported *all) {
-    size_t at = 0;
-    const imported_time *time;
-    while (result->count < MOST_ENTRIES &&
-           (time = imported_next(all, result->shape, result->direction, result->threads, &at))) {
-        result->entries[result->count++] = (bench_entry){.name = time->contestant,
-                                                         .role = ROLE_PEER,
-                                                         .timing = {.us = time->us, .spread = -1},
-                                                         .error = -1};
-    }
-}
-
-static bench_result measure(const bench_problem *p, bench_check *c, bench_direction d, int threads,
-                            double seconds) {
+static bench_result measure(const bench_problem *p, bench_check *c, bench_torch *torch,
+                            bench_direction d, int threads, double seconds) {
     bench_contestant contestants[MOST_ENTRIES];
     bench_timing timings[MOST_ENTRIES];
     bench_result made = {.shape = p->shape, .direction = d, .threads = threads};
     omp_set_num_threads(threads);
-    made.count = make_contestants(contestants, p, d, threads);
+    made.count = make_contestants(contestants, p, torch, d, threads);
     for (size_t k = 0; k < made.count; k++) {
         const bench_contestant *which = &contestants[k];
-        const bool computes = which->role != ROLE_FLOOR && which->role != ROLE_TWICE;
+        const bool computes =
+            which->role != ROLE_FLOOR && which->role != ROLE_TWICE && which->elsewhere == NULL;
         const double error = computes ? check_contestant(c, which, p, d) : -1;
         made.entries[k] = (bench_entry){.name = which->name, .role = which->role, .error = error};
     }
-    time_contestants(contestants, made.count, seconds, timings);
+    time_contestants(contestants, made.count, threads, seconds, timings);
     for (size_t k = 0; k < made.count; k++) {
         made.entries[k].timing = timings[k];
         contestants[k].end(contestants[k].state);
@@ -73,15 +64,14 @@ static bool wants_any(const bench_options *o, const bench_shape *shape) {
     return any;
 }
 
-static void measure_shape(const bench_options *o, const bench_imported *others,
-                          const bench_shape *shape, bench_report *r) {
+static void measure_shape(const bench_options *o, bench_torch *torch, const bench_shape *shape,
+                          bench_report *r) {
     bench_problem p = problem_make(shape);
     bench_check c = check_make(&p);
     for (size_t t = 0; t < o->thread_counts; t++) {
         for (bench_direction d = 0; d < DIRECTIONS; d++) {
             if (options_want(o, shape, d)) {
-                bench_result made = measure(&p, &c, d, o->threads[t], o->seconds);
-                add_imported(&made, others);
+                const bench_result made = measure(&p, &c, torch, d, o->threads[t], o->seconds);
                 report_add(r, &made);
             }
         }
@@ -102,7 +92,7 @@ static void list(const bench_options *o) {
     }
 }
 
-static void print_machine(void) {
+static void print_machine(const bench_torch *torch) {
     char line[256];
     FILE *cpus = fopen("/proc/cpuinfo", "r");
     while (cpus != NULL && fgets(line, sizeof line, cpus) != NULL) {
@@ -120,7 +110,8 @@ static void print_machine(void) {
                bn_layer_isa(&layer));
         bn_layer_free(&layer);
     }
-    printf("%s\n", onednn_version() != NULL ? onednn_version() : "no oneDNN");
+    printf("%s", onednn_version() != NULL ? onednn_version() : "no oneDNN");
+    printf("; %s\n", torch != NULL ? torch_version(torch) : "no PyTorch");
 }
 
 int main(int argc, char **argv) {
@@ -129,18 +120,17 @@ int main(int argc, char **argv) {
         list(&o);
         return EXIT_SUCCESS;
     }
-    bench_imported others = {0};
-    if (o.torch_csv != NULL) {
-        others = imported_read(o.torch_csv);
-    }
-    print_machine();
+    bench_torch *torch = o.torch != NULL ? torch_start(o.torch) : NULL;
+    print_machine(torch);
     bench_report r = report_begin(o.csv, shape_count * DIRECTIONS * o.thread_counts);
     for (size_t k = 0; k < shape_count; k++) {
         if (wants_any(&o, &shapes[k])) {
-            measure_shape(&o, &others, &shapes[k], &r);
+            measure_shape(&o, torch, &shapes[k], &r);
         }
     }
     report_end(&r);
-    imported_free(&others);
+    if (torch != NULL) {
+        torch_end(torch);
+    }
     return EXIT_SUCCESS;
 }

@@ -19,7 +19,9 @@ typedef struct bench_contestant {
     const char *name; /* static */
     bench_role role;
     void *state;
-    void (*call)(void *state);   /* what is timed */
+    void (*call)(void *state); /* what is timed */
+    /* Instead, where another program makes the calls: the seconds that so many take. */
+    double (*elsewhere)(void *state, size_t calls);
     void (*end)(void *state);    /* gives back what making it took */
     const float *dgamma, *dbeta; /* backward: where the call writes them */
 } bench_contestant;

@@ -15,7 +15,7 @@ static const char usage[] =
     "  --threads N[,M...]  the numbers of threads to measure with [1, and all there are]\n"
     "  --seconds S         how long to measure one case with one number of threads [0.5]\n"
     "  --csv FILE          write every contestant's times to FILE\n"
-    "  --torch-csv FILE    compare with the times that torch_bench.py wrote to FILE\n"
+    "  --torch PROGRAM     compare with PyTorch too, whose calls PROGRAM, torch_bench.py, makes\n"
     "  --list              print the names of the cases and exit\n"
     "  --help              print this and exit\n";
 
@@ -53,9 +53,9 @@ bench_options options_read(int argc, char **argv) {
     bench_options o = {
         .filter = "", .threads = {1, all}, .thread_counts = all > 1 ? 2 : 1, .seconds = 0.5};
 
-    enum { CSV, TORCH_CSV, FILTER, THREADS, SECONDS, LIST, HELP };
+    enum { CSV, TORCH, FILTER, THREADS, SECONDS, LIST, HELP };
     static const struct option known[] = {{"csv", required_argument, NULL, CSV},
-                                          {"torch-csv", required_argument, NULL, TORCH_CSV},
+                                          {"torch", required_argument, NULL, TORCH},
                                           {"filter", required_argument, NULL, FILTER},
                                           {"threads", required_argument, NULL, THREADS},
                                           {"seconds", required_argument, NULL, SECONDS},
@@ -67,8 +67,8 @@ bench_options options_read(int argc, char **argv) {
         case CSV:
             o.csv = optarg;
             break;
-        case TORCH_CSV:
-            o.torch_csv = optarg;
+        case TORCH:
+            o.torch = optarg;
             break;
         case FILTER:
             o.filter = optarg;

@@ -9,9 +9,9 @@
 enum { MOST_THREAD_COUNTS = 8 };
 
 typedef struct bench_options {
-    const char *csv;       /* where to write every time; NULL: nowhere */
-    const char *torch_csv; /* times of another program to compare with; NULL: none */
-    const char *filter;    /* what "NxCxS direction" must contain */
+    const char *csv;    /* where to write every time; NULL: nowhere */
+    const char *torch;  /* the program that makes PyTorch's calls; NULL: none */
+    const char *filter; /* what "NxCxS direction" must contain */
     int threads[MOST_THREAD_COUNTS];
     size_t thread_counts;
     double seconds; /* for one shape, direction and number of threads */

@@ -1,19 +1,19 @@
 #!/usr/bin/python3
-"""Times PyTorch's batch normalization on the CPU, for `bench --torch-csv`:
+"""Calls PyTorch's batch normalization on the CPU for `bench --torch`, which says when:
 
-    bench --list | torch_bench.py [--threads N[,M...]] [--seconds S] > torch.csv
+    NxCxS direction threads    prepare this case; the answer is "ready"
+    CALLS                      so many calls of it; the answer is the seconds that they took, and
+                               how many pages they faulted in
 
-Reads the names of the cases ("NxCxS direction") from the standard input, writes
-"NxCxS,direction,threads,contestant,us" lines to the standard output.
+Lines of the standard input, each answered by one on the standard output, of which the first is
+PyTorch's version.
 
 The kernels are called as directly as Python can: no autograd, and the gradient by its own operator.
 PyTorch allocates its results anew in every call; malloc is told to keep memory, so that this does
 not cost fresh pages each time.
 """
-import argparse
 import os
 import resource
-import statistics
 import sys
 import time
 
@@ -27,8 +27,6 @@ try:
 except ImportError as error:
     sys.exit(f"torch_bench.py: {error} (Debian's package is python3-torch, for /usr/bin/python3)")
 
-SAMPLE_US = 200  # as in timing.c
-FEWEST_ROUNDS = 5
 EPS = 1e-5
 MOMENTUM = 0.1  # PyTorch's: the weight of the new value
 
@@ -57,48 +55,28 @@ def prepare(name, direction):
 
 
 def sample(call, calls):
-    """Returns the microseconds that a call takes, and the pages that it faults in."""
+    """Returns the seconds that so many calls take, and the pages that they fault in."""
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     start = time.perf_counter()
     for _ in range(calls):
         call()
-    taken = time.perf_counter() - start
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-    return taken / calls * 1e6, faults / calls
-
-
-def measure(call, seconds):
-    """Returns the medians of what sample does."""
-    start = time.perf_counter()
-    calls = 1
-    call()
-    while (us := sample(call, calls)[0]) * calls < SAMPLE_US:
-        calls = int(calls * min(1.1 * SAMPLE_US / (us * calls), 8)) + 1
-    samples = []
-    while len(samples) < FEWEST_ROUNDS or time.perf_counter() - start < seconds:
-        samples.append(sample(call, calls))
-    return map(statistics.median, zip(*samples))
+    seconds = time.perf_counter() - start
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
 
 
 def main():
-    processors = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--threads", default=f"1,{processors}" if processors > 1 else "1")
-    parser.add_argument("--seconds", type=float, default=0.5)
-    options = parser.parse_args()
-
-    print(f"# PyTorch {torch.__version__}")
-    print("shape,direction,threads,contestant,us")
     torch.set_grad_enabled(False)
+    print(f"PyTorch {torch.__version__}", flush=True)
+    call = None
     for line in sys.stdin:
-        name, direction = line.split()[:2]
-        for threads in map(int, options.threads.split(",")):
-            torch.set_num_threads(threads)
-            us, faults = measure(prepare(name, direction), options.seconds)
-            print(f"{name},{direction},{threads},PyTorch,{us:.4g}", flush=True)
-            if faults > 16:
-                print(f"torch_bench.py: {name} {direction}: {faults:.0f} pages faulted in by each "
-                      "call: PyTorch is charged for fresh memory", file=sys.stderr)
+        request = line.split()
+        if len(request) == 3:
+            call = None  # its memory is free before more is taken
+            torch.set_num_threads(int(request[2]))
+            call = prepare(request[0], request[1])
+            print("ready", flush=True)
+        else:
+            print("%.9f %d" % sample(call, int(request[0])), flush=True)
 
 
 if __name__ == "__main__":
