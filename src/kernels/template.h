@@ -41,33 +41,66 @@ typedef struct band {
     size_t at, column, begin, end;
 } band;
 
+/* Rows of at least so many columns are streamed from their first whole line on, whatever their
+ * alignment. The line that a row shares with the next, of 16 or more, is stored to in the ordinary
+ * way, and so read before. */
+#define LEAD_COLUMNS ((size_t)256)
+
+BNI_INLINE bool has_lead(const bni_sheet *sheet, size_t stride) {
+    const bool rows_alike = stride % BNI_PAD == 0 || sheet->band == 1;
+    return sheet->planes == 1 && sheet->cols >= LEAD_COLUMNS && rows_alike;
+}
+
+/* The columns of a row before the first place of an output that is at a multiple of a vector's size;
+ * none where no output is given. */
+BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t stride,
+                               size_t row) {
+    if (out == NULL || !has_lead(sheet, stride)) {
+        return 0;
+    }
+    const size_t place = (uintptr_t)out / sizeof *out + row * stride;
+    return (BNI_LANES - place % BNI_LANES) % BNI_LANES;
+}
+
+/* Whether an output can be streamed: its rows have a lead, or all rows of all planes begin at
+ * multiples of 16 bytes. */
+BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
+    const bool quads = (uintptr_t)out % 16 == 0 && stride % 4 == 0 && sheet->plane_stride % 4 == 0;
+    return sheet->stream && (uintptr_t)out % sizeof *out == 0 && (quads || has_lead(sheet, stride));
+}
+
 /* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...) over
- * the columns of a band, `most` vectors at a time; vectors is a constant in each call. */
-#define BNI_FOR_COLUMNS(tile, most, sheet, band, cols, ...)                                        \
+ * the columns of a band, `most` vectors at a time; vectors is a constant in each call. Whole vectors
+ * begin `lead` columns into the band; what is before and behind them are part vectors. */
+#define BNI_FOR_COLUMNS(tile, most, sheet, band, lead, cols, ...)                                  \
     do {                                                                                           \
-        size_t c_ = 0;                                                                             \
+        size_t c_ = (lead);                                                                        \
         for (; c_ + (most)*BNI_LANES <= (cols); c_ += (most)*BNI_LANES) {                          \
             tile(sheet, band, c_, most, 0, __VA_ARGS__);                                           \
         }                                                                                          \
         for (; c_ + BNI_LANES <= (cols); c_ += BNI_LANES) {                                        \
             tile(sheet, band, c_, 1, 0, __VA_ARGS__);                                              \
         }                                                                                          \
-        if (c_ < (cols)) {                                                                         \
-            tile(sheet, band, c_, 1, (cols)-c_, __VA_ARGS__);                                      \
+        const size_t parts_[2][2] = {{0, (lead)}, {c_, (cols)-c_}};                                \
+        for (size_t i_ = (lead) == 0 ? 1 : 0; i_ < 2; i_++) {                                      \
+            if (parts_[i_][1] != 0) {                                                              \
+                tile(sheet, band, parts_[i_][0], 1, parts_[i_][1], __VA_ARGS__);                   \
+            }                                                                                      \
         }                                                                                          \
     } while (0)
 
 /* The same over all bands of all planes; a plane's tail is a band of its own, and goes through the
- * same code, which is large. */
-#define BNI_FOR_TILES(tile, most, sheet, ...)                                                      \
+ * same code, which is large. out: what is streamed (lead_columns), or NULL. */
+#define BNI_FOR_TILES(tile, most, sheet, out, stride, ...)                                         \
     for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                              \
         const size_t at_ = p_ * (sheet)->plane_stride, column_ = p_ * BNI_PLANE_WIDTH;             \
         const size_t full_ = (sheet)->rows, end_ = full_ + ((sheet)->tail != 0);                   \
         for (size_t r_ = 0, next_; r_ < end_; r_ = next_) {                                        \
             next_ = r_ < full_ ? least(r_ + (sheet)->band, full_) : end_;                          \
             const size_t cols_ = r_ < full_ ? (sheet)->cols : (sheet)->tail;                       \
+            const size_t lead_ = lead_columns(sheet, out, stride, r_);                             \
             const band b_ = {at_, column_, r_, next_};                                             \
-            BNI_FOR_COLUMNS(tile, most, sheet, b_, cols_, __VA_ARGS__);                            \
+            BNI_FOR_COLUMNS(tile, most, sheet, b_, lead_, cols_, __VA_ARGS__);                     \
         }                                                                                          \
     }
 
@@ -93,25 +126,19 @@ BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
     }
 }
 
-/* Whether an output can be streamed: all rows of all planes begin at multiples of 16 bytes. */
-BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    return sheet->stream && (uintptr_t)out % 16 == 0 && stride % 4 == 0 &&
-           sheet->plane_stride % 4 == 0;
-}
-
 /* All tiles of a sheet that is written, the tile's last two arguments constants: whether the output
  * is streamed, and whether anything is fetched ahead. */
 #define BNI_WRITE_TILES(tile, sheet, out, stride, ...)                                             \
     do {                                                                                           \
         const bool stream_ = can_stream(sheet, out, stride), ahead_ = (sheet)->x_ahead != 0;       \
         if (stream_ && ahead_) {                                                                   \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, true, true);                         \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, out, stride, __VA_ARGS__, true, true);            \
         } else if (stream_) {                                                                      \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, true, false);                        \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, out, stride, __VA_ARGS__, true, false);           \
         } else if (ahead_) {                                                                       \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, false, true);                        \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, NULL, 0, __VA_ARGS__, false, true);               \
         } else {                                                                                   \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, __VA_ARGS__, false, false);                       \
+            BNI_FOR_TILES(tile, BNI_TILE, sheet, NULL, 0, __VA_ARGS__, false, false);              \
         }                                                                                          \
     } while (0)
 
@@ -130,6 +157,10 @@ BNI_INLINE void fetch_input(const float *at, size_t ahead) {
 BNI_INLINE void fetch_output(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
 }
+
+/* Where an output is streamed the lines that its rows share are fetched so many rows ahead: the
+ * streamed stores would wait behind each (AAA). */
+#define PART_AHEAD ((size_t)4)
 
 /* What a tile fetches that goes down many rows: for each row as much. Tiles take a band in columns,
  * which no prefetcher of the processor follows. This goes through what is ahead of the band in the
@@ -212,9 +243,9 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
     if (sheet->weight == NULL) {
-        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, pivot, s1, s2, false);
+        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, NULL, 0, pivot, s1, s2, false);
     } else {
-        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, pivot, s1, s2, true);
+        BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, NULL, 0, pivot, s1, s2, true);
     }
 }
 
@@ -240,6 +271,9 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
                 fetch_input(x + v * BNI_LANES, sheet->x_ahead);
             } else if (ahead) {
                 fetch_output(y + v * BNI_LANES, sheet->x_ahead);
+            }
+            if (stream && part != 0) {
+                fetch_output(y, PART_AHEAD * sheet->y_stride);
             }
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
@@ -347,9 +381,9 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
 BNI_INLINE void grad_sums_masked(const bni_sheet *sheet, const bni_coef *coef, double *s1,
                                  double *s2, const bni_mask mask) {
     if (sheet->weight == NULL) {
-        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, coef, s1, s2, mask, false);
+        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, NULL, 0, coef, s1, s2, mask, false);
     } else {
-        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, coef, s1, s2, mask, true);
+        BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, NULL, 0, coef, s1, s2, mask, true);
     }
 }
 
@@ -392,6 +426,9 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
                 fetch_input(sheet->dy + at, sheet->dy_ahead);
             } else if (ahead) {
                 fetch_output(dx + v * BNI_LANES, sheet->x_ahead);
+            }
+            if (stream && part != 0) {
+                fetch_output(dx, PART_AHEAD * sheet->x_stride);
             }
             const vf d = constant && mask != BNI_MASK_X
                              ? zero
