@@ -48,25 +48,28 @@ typedef struct band {
 
 BNI_INLINE bool has_lead(const bni_sheet *sheet, size_t stride) {
     const bool rows_alike = stride % BNI_PAD == 0 || sheet->band == 1;
-    return sheet->planes == 1 && sheet->cols >= LEAD_COLUMNS && rows_alike;
+    return sheet->plane_stride == 0 && sheet->cols >= LEAD_COLUMNS && rows_alike;
 }
 
-/* The columns of a row before the first place of an output that is at a multiple of a vector's size;
- * none where no output is given. */
+/* The elements from here to the next multiple of so many. */
+BNI_INLINE size_t elements_to(const float *here, size_t multiple) {
+    return (multiple - (uintptr_t)here / sizeof *here % multiple) % multiple;
+}
+
+/* The columns of a row before its first whole vector; none where no output is given. */
 BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t stride,
                                size_t row) {
-    if (out == NULL || !has_lead(sheet, stride)) {
-        return 0;
-    }
-    const size_t place = (uintptr_t)out / sizeof *out + row * stride;
-    return (BNI_LANES - place % BNI_LANES) % BNI_LANES;
+    const bool any = out != NULL && has_lead(sheet, stride);
+    return any ? elements_to(out + row * stride, BNI_LANES) : 0;
 }
 
 /* Whether an output can be streamed: its rows have a lead, or all rows of all planes begin at
  * multiples of 16 bytes. */
 BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    const bool quads = (uintptr_t)out % 16 == 0 && stride % 4 == 0 && sheet->plane_stride % 4 == 0;
-    return sheet->stream && (uintptr_t)out % sizeof *out == 0 && (quads || has_lead(sheet, stride));
+    const bool quarters = (uintptr_t)out % 16 == 0 && stride % 4 == 0 &&
+                          (sheet->planes == 1 || sheet->plane_stride % 4 == 0);
+    return sheet->stream && (uintptr_t)out % sizeof *out == 0 &&
+           (quarters || has_lead(sheet, stride));
 }
 
 /* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...) over
@@ -158,9 +161,67 @@ BNI_INLINE void fetch_output(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
 }
 
-/* Where an output is streamed the lines that its rows share are fetched so many rows ahead: the
- * streamed stores would wait behind each (AAA). */
-#define PART_AHEAD ((size_t)4)
+/* Whether an output is streamed, but some of its planes begin within a line. They are taken apart: as
+ * all columns of a plane belong to one feature, its rows may begin anywhere, and do so on its first
+ * whole line. (In the loops over bands it cost the other planes 15 % of a forward's y.) */
+BNI_INLINE bool planes_askew(const bni_sheet *sheet, const float *out) {
+    const bool apart = sheet->planes > 1 && sheet->plane_stride % BNI_PAD != 0;
+    return sheet->stream && sheet->plane_stride != 0 && (uintptr_t)out % sizeof *out == 0 &&
+           (apart || elements_to(out, BNI_PAD) != 0);
+}
+
+BNI_INLINE const float *moved(const float *from, size_t elements) {
+    return from == NULL ? NULL : from + elements;
+}
+
+/* Puts a sheet's buffers so many elements behind another's. */
+BNI_INLINE void place(bni_sheet *sheet, const bni_sheet *from, size_t elements) {
+    sheet->x = moved(from->x, elements);
+    sheet->dx = (float *)moved(from->dx, elements);
+    sheet->residual = moved(from->residual, elements);
+    sheet->out = (float *)moved(from->out, elements);
+    sheet->y = moved(from->y, elements);
+    sheet->dy = moved(from->dy, elements);
+    sheet->dresidual = (float *)moved(from->dresidual, elements);
+}
+
+/* Two sheets for the parts of one plane after the other: what is before the first whole line, and
+ * the rest. */
+typedef struct parts {
+    bni_sheet lead, rest;
+} parts;
+
+BNI_INLINE void parts_begin(parts *of, const bni_sheet *sheet) {
+    of->rest = *sheet;
+    of->rest.planes = 1;
+    of->lead = of->rest;
+    of->lead.stream = false;
+    of->lead.x_ahead = 0;
+    of->lead.tail = 0;
+}
+
+BNI_INLINE void parts_take(parts *of, const bni_sheet *sheet, const float *out, size_t p) {
+    const size_t at = p * sheet->plane_stride;
+    const size_t all = sheet->rows * sheet->cols + sheet->tail;
+    const size_t first = least(elements_to(out + at, BNI_PAD), all);
+    place(&of->lead, sheet, at);
+    of->lead.rows = first == 0 ? 0 : 1;
+    of->lead.cols = first;
+    place(&of->rest, sheet, at + first);
+    of->rest.rows = (all - first) / sheet->cols;
+    of->rest.tail = (all - first) % sheet->cols;
+    of->rest.stream = all > first;
+    fetch_output(out + at, sheet->part_ahead);
+}
+
+BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
+    const size_t column = p * BNI_PLANE_WIDTH;
+    return (bni_coef){.center = coef->center + column,
+                      .scale = coef->scale + column,
+                      .shift = coef->shift + column,
+                      .slope = moved(coef->slope, column),
+                      .offset = moved(coef->offset, column)};
+}
 
 /* What a tile fetches that goes down many rows: for each row as much. Tiles take a band in columns,
  * which no prefetcher of the processor follows. This goes through what is ahead of the band in the
@@ -273,7 +334,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
                 fetch_output(y + v * BNI_LANES, sheet->x_ahead);
             }
             if (stream && part != 0) {
-                fetch_output(y, PART_AHEAD * sheet->y_stride);
+                fetch_output(y, sheet->part_ahead);
             }
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
@@ -294,7 +355,16 @@ BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, co
 }
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
-    if (sheet->residual == NULL) {
+    if (planes_askew(sheet, sheet->out)) {
+        parts of;
+        parts_begin(&of, sheet);
+        for (size_t p = 0; p < sheet->planes; p++) {
+            const bni_coef of_plane = coef_of_plane(coef, p);
+            parts_take(&of, sheet, sheet->out, p);
+            normalize(&of.lead, &of_plane, relu);
+            normalize(&of.rest, &of_plane, relu);
+        }
+    } else if (sheet->residual == NULL) {
         if (relu) {
             normalize_sheet(sheet, coef, false, true);
         } else {
@@ -428,7 +498,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
                 fetch_output(dx + v * BNI_LANES, sheet->x_ahead);
             }
             if (stream && part != 0) {
-                fetch_output(dx, PART_AHEAD * sheet->x_stride);
+                fetch_output(dx, sheet->part_ahead);
             }
             const vf d = constant && mask != BNI_MASK_X
                              ? zero
@@ -458,6 +528,17 @@ BNI_INLINE void grad_input_masked(const bni_sheet *sheet, const bni_coef *coef,
 }
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
+    if (planes_askew(sheet, sheet->dx)) {
+        parts of;
+        parts_begin(&of, sheet);
+        for (size_t p = 0; p < sheet->planes; p++) {
+            const bni_coef of_plane = coef_of_plane(coef, p);
+            parts_take(&of, sheet, sheet->dx, p);
+            grad_input(&of.lead, &of_plane, mask);
+            grad_input(&of.rest, &of_plane, mask);
+        }
+        return;
+    }
     switch (mask) {
     case BNI_MASK_X:
         grad_input_masked(sheet, coef, BNI_MASK_X);

@@ -707,11 +707,66 @@ static void large_batches_have_the_bits_of_small_ones(void **state) {
     check_large(64, 1, 134400, 1); /* outputs at no multiple of 16 bytes */
     check_large(257, 1, 33600, 4); /* nor rows */
     check_large(10, 1, 860000, 4);
+    check_large(300, 1, 28100, 3); /* rows that share lines: folded wide, the last not full */
+    check_large(1000, 1, 8500, 0); /* and too wide for it */
+    check_large(1001, 1, 8500, 5);
     check_large(1030, 1, 8350, 4);
+    check_large(64, 1, 262147, 0); /* 64 MiB: folded wide */
     check_large(64, 784, 172, 4);
     check_large(17, 289, 1750, 4); /* planes at no multiple of 16 bytes */
     check_large(3, 3136, 920, 4);
+    check_large(5, 1225, 1400, 7); /* planes that share lines */
+    check_large(2, 16390, 260, 1); /* in several sheets each */
     check_large(40, 49, 4400, 4);
+}
+
+/* The same rows again and again have the statistics and mean gradients of one set of them, and the
+ * same y and dx but for the last bits of these: n is so large that narrow rows are folded into as wide
+ * ones as there are. */
+static void check_repeated(size_t features, size_t period, size_t times) {
+    trial one = trial_new(features, NULL, (bn_batch){.n = period});
+    const size_t row = features, some = period * row, count = some * times;
+    float *x = ref_floats(count), *dy = ref_floats(count), *out = ref_floats(count);
+    for (size_t k = 0; k < times; k++) {
+        memcpy(x + k * some, one.x, some * sizeof *x);
+        memcpy(dy + k * some, one.dy, some * sizeof *dy);
+    }
+    bn_layer layer;
+    assert_ok(bn_layer_init(&layer, features, NULL));
+    memcpy(layer.gamma, one.layer.gamma, features * sizeof *layer.gamma);
+    memcpy(layer.beta, one.layer.beta, features * sizeof *layer.beta);
+    trial_run(&one);
+    assert_ok(bn_layer_forward(&layer, period * times, x, out));
+    for (size_t d = 0; d < features; d++) {
+        const double mean = (double)one.layer.saved_mean[d];
+        const double invstd = (double)one.layer.saved_invstd[d];
+        assert_true(fabs((double)layer.saved_mean[d] - mean) * invstd < 1e-6);
+        assert_true(fabs((double)layer.saved_invstd[d] - invstd) < 1e-6 * invstd);
+    }
+    for (size_t i = 0; i < count; i++) {
+        assert_true(fabsf(out[i] - one.y[i % some]) < 1e-5f);
+    }
+    assert_ok(bn_layer_backward(&layer, period * times, x, dy, out));
+    for (size_t d = 0; d < features; d++) {
+        const double dgamma = (double)layer.dgamma[d] / (double)times;
+        const double dbeta = (double)layer.dbeta[d] / (double)times;
+        assert_true(fabs(dgamma - (double)one.layer.dgamma[d]) < 1e-6 * (double)period);
+        assert_true(fabs(dbeta - (double)one.layer.dbeta[d]) < 1e-6 * (double)period);
+    }
+    for (size_t i = 0; i < count; i++) {
+        assert_true(fabsf(out[i] - one.dx[i % some]) < 1e-5f);
+    }
+    bn_layer_free(&layer);
+    trial_free(&one);
+    free(x);
+    free(dy);
+    free(out);
+}
+
+static void the_largest_batches_have_the_statistics_of_their_parts(void **state) {
+    (void)state;
+    check_repeated(40, 29, 14500);
+    check_repeated(300, 41, 1370);
 }
 
 /* A layer that has seen other shapes, a NaN and inference, its state then set to a new layer's. */
@@ -845,6 +900,7 @@ int main(void) {
         cmocka_unit_test(a_gradient_that_is_not_learned_cannot_fail),
         cmocka_unit_test(an_empty_batch_may_have_a_dresidual),
         cmocka_unit_test(large_batches_have_the_bits_of_small_ones),
+        cmocka_unit_test(the_largest_batches_have_the_statistics_of_their_parts),
         cmocka_unit_test(alignment_does_not_matter),
         cmocka_unit_test(what_ran_before_does_not_matter),
         cmocka_unit_test(a_layer_lives_in_memory_of_any_alignment),
