@@ -5,8 +5,8 @@
 #include <omp.h>
 #endif
 
-/* A batch is not cut into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well above
- * what handing it to another thread and merging its sums cost. */
+/* A batch is not cut into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well
+ * above what handing it to another thread and merging its sums cost. */
 #define TASK_ELEMENTS ((size_t)131072)
 
 /* However many threads are asked for: OpenMP's runtime ends the process where it cannot

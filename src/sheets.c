@@ -8,15 +8,16 @@
 
 /* A kernel goes down a tile's columns through the rows of a band before it turns to the next tile.
  * Where sums are formed the band is the sheet, which L2 holds while the tiles go over it: with rows
- * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1
- * costs 3.24.
+ * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1 costs
+ * 3.24.
  *
  * Passes that write take 32 KiB, but no more than 2 rows that begin at the same place in a page:
- * those share their sets in an 8-way L1, which x, dy and dx then overflow (256 x 1024, buffers of
- * malloc's alignment: inference takes 44 us with 2 rows, 70 with 8). And they take 2 rows where
- * stores are streamed: the write buffers of a core are few, and a line that leaves one before it is
- * full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with 8); or one, where rows begin at
- * different places in their lines, as whole vectors are streamed only to multiples of their size. */
+ * those share their sets in an 8-way L1, which x, dy and dx then overflow (256 x 1024, buffers
+ * of malloc's alignment: inference takes 44 us with 2 rows, 70 with 8). And they take 2 rows
+ * where stores are streamed: the write buffers of a core are few, and a line that leaves one
+ * before it is full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with 8); or one, where
+ * rows begin at different places in their lines, as whole vectors are streamed only to multiples
+ * of their size. */
 #define WRITE_ELEMENTS ((size_t)8192)
 #define STREAM_ROWS    ((size_t)2)
 #define PAGE           ((size_t)4096)
@@ -32,7 +33,8 @@
  * From memory they do not follow far enough, as few lines are in a core's window at once beside the
  * coefficients: dx of 65536 x 256 takes 7.2 ns a vector of 16 floats, with what is 8 KiB ahead in
  * the inputs fetched 6.6, as much as dx = x + dy. From 4 to 64 KiB there is no difference. Where an
- * output's alignment forbids streaming it is fetched instead (100352 x 256 inference: 13.5 to 8.4).
+ * output cannot be streamed (short rows at odd places) it is fetched instead, and where it is
+ * streamed, 16 KiB ahead, the lines that rows or planes share.
  *
  * Behind the sums of the same task only the output comes from afar: with what is 1 KiB ahead in it
  * fetched dx of 32 x 2048 x 64 takes 2.9 ns, without 3.3. */
@@ -56,10 +58,10 @@
 #define PLANE_RUN ((size_t)1536)
 
 /* But a group of several has no more than 512 KiB of each tensor, so that L2 holds x and dy of
- * backward's first pass for the second (32 x 256 x 3136: 25 ms with three planes, 20.5 with one).
- * Small planes are not cut so: with rows of less than 4 KiB a group the second pass gains less than
- * the jumps cost (256 x 512 x 64 with 256 columns: backward 12.1 to 10.3 ns, but forward 5.6 to 6.1;
- * 256 x 256 x 196 with one plane, whose lines are streamed in parts: 13.4 to 41). */
+ * backward's first pass for the second (32 x 256 x 3136: 25 ms with three planes, 20.5 with
+ * one). Small planes are not cut so: with rows of less than 4 KiB a group the second pass gains
+ * less than the jumps cost (256 x 512 x 64 with 256 columns: backward 12.1 to 10.3 ns, but
+ * forward 5.6 to 6.1). */
 #define PLANE_GROUP ((size_t)131072)
 
 _Static_assert((PLANE_RUN + PLANE_MIN - 1) / PLANE_MIN <= BNI_PANEL / BNI_PLANE_WIDTH,
@@ -81,11 +83,11 @@ static size_t fewest_rows(size_t columns) {
     return columns % (2 * BNI_PAD) == 0 ? FOLD_ROWS : bni_divide_up(columns, FOLD_COLUMNS);
 }
 
-/* From so many elements on, 64 MiB, tensors come from memory, and narrow rows are folded into rows as
- * wide as a panel: tiles then go through as many pages as the processor follows (100352 x 256:
- * forward 7.6 to 7.2 ns a vector of 16 floats, backward 16.7 to 16.0; 50176 x 512: 17.6 to 15.8).
- * From L3 sums are up to 10 % slower so. Where outputs are streamed it also leaves fewer rows that
- * share a line with the next (60000 x 300: inference 6.7 to 5.1). */
+/* From so many elements on, 64 MiB, tensors come from memory, and narrow rows are folded into
+ * rows as wide as a panel: tiles then go through as many pages as the processor follows (100352
+ * x 256: forward 7.6 to 7.2 ns a vector of 16 floats, backward 16.7 to 16.0; 50176 x 512: 17.6
+ * to 15.8). From L3 sums are up to 10 % slower so. Where outputs are streamed it also leaves
+ * fewer rows that share a line with the next (60000 x 300: inference 6.7 to 5.1). */
 #define FAR_ELEMENTS 16777216.0
 
 static bool folds_wide(const bni_batch *batch) {
@@ -114,8 +116,9 @@ static size_t samples_to_fold(const bni_batch *batch) {
     return wide ? most : 1;
 }
 
-/* So many features, or a few less, whose planes together are whole cache lines: if the first group
- * begins on one, all do (32 x 2048 x 49, inference: 1000 us with groups of 20 planes, 900 of 16). */
+/* So many features, or a few less, whose planes together are whole cache lines: if the first
+ * group begins on one, all do (32 x 2048 x 49, inference: 1000 us with groups of 20 planes, 900
+ * of 16). */
 static size_t whole_lines(size_t features, size_t spatial) {
     size_t step = 1;
     while (step * spatial % BNI_PAD != 0) {
@@ -195,8 +198,8 @@ static size_t write_ahead(const bni_batch *batch, bni_pass pass) {
     return 0;
 }
 
-/* How many elements ahead the lines are fetched that streamed rows or planes share: PART_AHEAD or
- * more, and as many rows or planes as pass go through. */
+/* How many elements ahead the lines are fetched that rows or planes share: the next ones in memory
+ * that are PART_AHEAD away or more; behind the sums of a group, those of a next sample. */
 static size_t part_ahead(const bni_batch *batch, bni_pass pass, size_t sample) {
     const size_t unit = batch->layout == BNI_ROWS     ? sample
                         : batch->layout == BNI_FOLDED ? batch->outer * batch->features
@@ -259,10 +262,10 @@ static float *output_at(float *start, size_t offset) {
     return start == NULL ? NULL : start + offset;
 }
 
-/* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by field
- * and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores before them
- * to reach L1, behind all outputs that are still on their way (1024 x 1000: forward 7.00 ns for 16
- * floats, so 6.87). */
+/* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by
+ * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores
+ * before them to reach L1, behind all outputs that are still on their way (1024 x 1000: forward
+ * 7.00 ns for 16 floats, so 6.87). */
 static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sheet *sheet) {
     sheet->planes = 1;
     sheet->plane_stride = 0;

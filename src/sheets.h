@@ -21,8 +21,8 @@
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
 
-/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor y has
- * gaps between rows. */
+/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor
+ * y has gaps between rows. */
 void bni_lay_out(bni_batch *batch, bool dense);
 
 /* The same batch as a pass that only writes goes through it, task by task in the order of the
@@ -41,7 +41,7 @@ size_t bni_group_size(const bni_batch *batch, size_t group);
 typedef enum bni_pass {
     BNI_READS,  /* forms sums */
     BNI_WRITES, /* writes a tensor */
-    BNI_FOLLOWS /* writes a tensor, and comes after the sums of the same task: L2 holds the inputs */
+    BNI_FOLLOWS /* writes a tensor, after the sums of the same task: L2 holds the inputs */
 } bni_pass;
 
 /* A walk over the sheets of a task: those of one group in one chunk of units. */

@@ -66,10 +66,10 @@ typedef struct bni_sheet {
     /* What is so many elements ahead of each place in x and in dy is fetched while that place is
      * worked on; 0: nothing. Passes that write without streaming fetch their output so. */
     size_t x_ahead, dy_ahead;
-    size_t
-        part_ahead; /* the same in a streamed output of the lines that are not, as two rows or planes
-                          share them: streamed stores would wait behind each (20000 x 1024, at an odd
-                          place: inference 6.0 ns for 16 floats, so 5.2) */
+    /* The same in a streamed output, for the lines that two rows or planes share: these are
+     * stored to in the ordinary way, and streamed stores would wait behind each (20000 x 1024 at
+     * an odd place: inference 6.0 ns for 16 floats, so 5.2). */
+    size_t part_ahead;
     /* The outputs are not read again soon: write them past the caches. The caller sees to it that
      * they are written before what follows: bni_publish. */
     bool stream;

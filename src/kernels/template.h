@@ -72,9 +72,10 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
            (quarters || has_lead(sheet, stride));
 }
 
-/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...) over
- * the columns of a band, `most` vectors at a time; vectors is a constant in each call. Whole vectors
- * begin `lead` columns into the band; what is before and behind them are part vectors. */
+/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...)
+ * over the columns of a band, `most` vectors at a time; vectors is a constant in each call.
+ * Whole vectors begin `lead` columns into the band; what is before and behind them are part
+ * vectors. */
 #define BNI_FOR_COLUMNS(tile, most, sheet, band, lead, cols, ...)                                  \
     do {                                                                                           \
         size_t c_ = (lead);                                                                        \
@@ -161,9 +162,10 @@ BNI_INLINE void fetch_output(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
 }
 
-/* Whether an output is streamed, but some of its planes begin within a line. They are taken apart: as
- * all columns of a plane belong to one feature, its rows may begin anywhere, and do so on its first
- * whole line. (In the loops over bands it cost the other planes 15 % of a forward's y.) */
+/* Whether an output is streamed, but some of its planes begin within a line. They are taken
+ * apart: as all columns of a plane belong to one feature, its rows may begin anywhere, and do so
+ * on its first whole line. (In the loops over bands it cost the other planes 15 % of a forward's
+ * y.) */
 BNI_INLINE bool planes_askew(const bni_sheet *sheet, const float *out) {
     const bool apart = sheet->planes > 1 && sheet->plane_stride % BNI_PAD != 0;
     return sheet->stream && sheet->plane_stride != 0 && (uintptr_t)out % sizeof *out == 0 &&
@@ -223,13 +225,13 @@ BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
                       .offset = moved(coef->offset, column)};
 }
 
-/* What a tile fetches that goes down many rows: for each row as much. Tiles take a band in columns,
- * which no prefetcher of the processor follows. This goes through what is ahead of the band in the
- * order of the addresses, where its rows lie one behind the other and are short, and else at the
- * tile's own places: from 3 KiB on the processor helps there, as it follows one run in each of some
- * 32 pages (a sheet of two tensors has as many). 16384 x 1024 in order, sums of backward: 6.6 ns for 16
- * floats, at the tile's places 6.0; 8192 x 512: 4.7 and 4.8; planes of AVX2, in rows of two tiles:
- * 3.0 and 4.5. */
+/* What a tile fetches that goes down many rows: for each row as much. Tiles take a band in
+ * columns, which no prefetcher of the processor follows. This goes through what is ahead of the
+ * band in the order of the addresses, where its rows lie one behind the other and are short, and
+ * else at the tile's own places: from 3 KiB on the processor helps there, as it follows one run
+ * in each of some 32 pages (a sheet of two tensors has as many). 16384 x 1024 in order, sums of
+ * backward: 6.6 ns for 16 floats, at the tile's places 6.0; 8192 x 512: 4.7 and 4.8; planes of
+ * AVX2, in rows of two tiles: 3.0 and 4.5. */
 #define IN_ORDER_COLUMNS ((size_t)512)
 
 typedef struct fetch {

@@ -7,16 +7,17 @@
 
 #define SAMPLE_SECONDS 200e-6
 
-/* Before a sample come a quarter of its calls, or one, eight times over, or until so much time has
- * passed. An L3 that is filled by what L2 evicts takes some calls to settle: PyTorch's backward of 8 x
- * 64 x 3136, behind other contestants: 1120, 990, 850, 830, 780, 720, 700 us. */
+/* Before a sample come a quarter of its calls, or one, eight times over, or until so much time
+ * has passed. An L3 that is filled by what L2 evicts takes some calls to settle: PyTorch's
+ * backward of 8 x 64 x 3136, behind other contestants: 1120, 990, 850, 830, 780, 720, 700 us. */
 #define WARM_UP_SECONDS 0.05
 enum { WARM_UP_TIMES = 8, WARM_UP_PART = 4 };
 
-/* Another program is given fewer samples, as changing over takes its time. OpenMP's threads spin for
- * some milliseconds behind their work (GCC's: 300000 rounds, 15 ms), and would take the processors
- * from another program; and where they have fallen asleep it takes the system some milliseconds to
- * spread them (PyTorch's inference of 2048 x 2048 on two threads: 7.7 ms at first, then 0.6). */
+/* Another program is given fewer samples, as changing over takes its time. OpenMP's threads spin
+ * for some milliseconds behind their work (GCC's: 300000 rounds, 15 ms), and would take the
+ * processors from another program; and where they have fallen asleep it takes the system some
+ * milliseconds to spread them (PyTorch's inference of 2048 x 2048 on two threads: 7.7 ms at
+ * first, then 0.6). */
 #define REST_SECONDS   0.03
 #define SPREAD_SECONDS 0.03
 enum { FEWEST_ROUNDS = 5, MOST_ROUNDS = 1000, MOST_ROUNDS_ELSEWHERE = 15 };

@@ -1,4 +1,5 @@
-/* PyTorch as a contestant: torch_bench.py, another program, asked for a sample when it is its turn. */
+/* PyTorch as a contestant: torch_bench.py, another program, asked for a sample when it is its
+ * turn. */
 #ifndef BN_BENCH_TORCH_H
 #define BN_BENCH_TORCH_H
 
