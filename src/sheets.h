@@ -8,7 +8,8 @@
  *     BNI_ROWS    N x D with wide rows, or N x C x S with small planes. A unit is a sample, and has
  *                 one row: a panel of features (inner = 1) or of whole planes (inner = S).
  *     BNI_FOLDED  dense N x D with narrow rows. A unit is `outer` samples side by side, so that
- *                 vectors are full; the last unit may have fewer. There is one group.
+ *                 vectors are full, or, of the largest batches, rows as wide as a panel; the last
+ *                 unit may have fewer. There is one group.
  *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
  *                 into rows, which use the feature's own BNI_PLANE_WIDTH columns, or half of them.
  */

@@ -708,16 +708,24 @@ static void large_batches_have_the_bits_of_small_ones(void **state) {
     check_large(257, 1, 33600, 4); /* nor rows */
     check_large(10, 1, 860000, 4);
     check_large(300, 1, 28100, 3); /* rows that share lines: folded wide, the last not full */
-    check_large(1000, 1, 8500, 0); /* and too wide for it */
-    check_large(1001, 1, 8500, 5);
+    check_large(1001, 1, 8500, 5); /* and too wide for it */
     check_large(1030, 1, 8350, 4);
-    check_large(64, 1, 262147, 0); /* 64 MiB: folded wide */
     check_large(64, 784, 172, 4);
     check_large(17, 289, 1750, 4); /* planes at no multiple of 16 bytes */
     check_large(3, 3136, 920, 4);
     check_large(5, 1225, 1400, 7); /* planes that share lines */
     check_large(1, 16390, 520, 1); /* in several sheets each, the last shorter than a line */
     check_large(40, 49, 4400, 4);
+}
+
+static bool repeats(const float *values, size_t times, const float *of, size_t count) {
+    bool all = true;
+    for (size_t k = 0; k < times; k++) {
+        for (size_t i = 0; i < count; i++) {
+            all = all && fabsf(values[k * count + i] - of[i]) < 1e-5f;
+        }
+    }
+    return all;
 }
 
 /* The same rows again and again have the statistics and mean gradients of one set of them, and the
@@ -743,9 +751,7 @@ static void check_repeated(size_t features, size_t period, size_t times) {
         assert_true(fabs((double)layer.saved_mean[d] - mean) * invstd < 1e-6);
         assert_true(fabs((double)layer.saved_invstd[d] - invstd) < 1e-6 * invstd);
     }
-    for (size_t i = 0; i < count; i++) {
-        assert_true(fabsf(out[i] - one.y[i % some]) < 1e-5f);
-    }
+    assert_true(repeats(out, times, one.y, some));
     assert_ok(bn_layer_backward(&layer, period * times, x, dy, out));
     for (size_t d = 0; d < features; d++) {
         const double dgamma = (double)layer.dgamma[d] / (double)times;
@@ -753,9 +759,7 @@ static void check_repeated(size_t features, size_t period, size_t times) {
         assert_true(fabs(dgamma - (double)one.layer.dgamma[d]) < 1e-6 * (double)period);
         assert_true(fabs(dbeta - (double)one.layer.dbeta[d]) < 1e-6 * (double)period);
     }
-    for (size_t i = 0; i < count; i++) {
-        assert_true(fabsf(out[i] - one.dx[i % some]) < 1e-5f);
-    }
+    assert_true(repeats(out, times, one.dx, some));
     bn_layer_free(&layer);
     trial_free(&one);
     free(x);
@@ -766,7 +770,6 @@ static void check_repeated(size_t features, size_t period, size_t times) {
 static void the_largest_batches_have_the_statistics_of_their_parts(void **state) {
     (void)state;
     check_repeated(40, 29, 14500);
-    check_repeated(300, 41, 1370);
 }
 
 /* A layer that has seen other shapes, a NaN and inference, its state then set to a new layer's. */
