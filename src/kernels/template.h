@@ -225,6 +225,19 @@ BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
                       .offset = moved(coef->offset, column)};
 }
 
+/* Calls kernel(sheet, coefficients, argument) for the parts of all planes. */
+#define BNI_FOR_PARTS(kernel, sheet, out, coef, argument)                                          \
+    do {                                                                                           \
+        parts of_;                                                                                 \
+        parts_begin(&of_, sheet);                                                                  \
+        for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                          \
+            const bni_coef coef_ = coef_of_plane(coef, p_);                                        \
+            parts_take(&of_, sheet, out, p_);                                                      \
+            kernel(&of_.lead, &coef_, argument);                                                   \
+            kernel(&of_.rest, &coef_, argument);                                                   \
+        }                                                                                          \
+    } while (0)
+
 /* What a tile fetches that goes down many rows: for each row as much. Tiles take a band in
  * columns, which no prefetcher of the processor follows. This goes through what is ahead of the
  * band in the order of the addresses, where its rows lie one behind the other and are short, and
@@ -358,14 +371,7 @@ BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, co
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
     if (planes_askew(sheet, sheet->out)) {
-        parts of;
-        parts_begin(&of, sheet);
-        for (size_t p = 0; p < sheet->planes; p++) {
-            const bni_coef of_plane = coef_of_plane(coef, p);
-            parts_take(&of, sheet, sheet->out, p);
-            normalize(&of.lead, &of_plane, relu);
-            normalize(&of.rest, &of_plane, relu);
-        }
+        BNI_FOR_PARTS(normalize, sheet, sheet->out, coef, relu);
     } else if (sheet->residual == NULL) {
         if (relu) {
             normalize_sheet(sheet, coef, false, true);
@@ -531,14 +537,7 @@ BNI_INLINE void grad_input_masked(const bni_sheet *sheet, const bni_coef *coef,
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
     if (planes_askew(sheet, sheet->dx)) {
-        parts of;
-        parts_begin(&of, sheet);
-        for (size_t p = 0; p < sheet->planes; p++) {
-            const bni_coef of_plane = coef_of_plane(coef, p);
-            parts_take(&of, sheet, sheet->dx, p);
-            grad_input(&of.lead, &of_plane, mask);
-            grad_input(&of.rest, &of_plane, mask);
-        }
+        BNI_FOR_PARTS(grad_input, sheet, sheet->dx, coef, mask);
         return;
     }
     switch (mask) {
@@ -771,3 +770,5 @@ const bn_kernels BNI_TABLE = {
 #undef BNI_EACH_VECTOR
 #undef BNI_FOR_COLUMNS
 #undef BNI_FOR_TILES
+#undef BNI_WRITE_TILES
+#undef BNI_FOR_PARTS
