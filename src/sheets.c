@@ -254,14 +254,6 @@ static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     }
 }
 
-static const float *input_at(const float *start, size_t offset) {
-    return start == NULL ? NULL : start + offset;
-}
-
-static float *output_at(float *start, size_t offset) {
-    return start == NULL ? NULL : start + offset;
-}
-
 /* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by
  * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores
  * before them to reach L1, behind all outputs that are still on their way (1024 x 1000: forward
@@ -274,13 +266,7 @@ static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sh
     sheet->x_ahead = data->x_ahead;
     sheet->dy_ahead = data->dy_ahead;
     sheet->part_ahead = data->part_ahead;
-    sheet->x = input_at(data->x, x);
-    sheet->dx = output_at(data->dx, x);
-    sheet->residual = input_at(data->residual, y);
-    sheet->out = output_at(data->out, y);
-    sheet->y = input_at(data->y, y);
-    sheet->dy = input_at(data->dy, y);
-    sheet->dresidual = output_at(data->dresidual, y);
+    bni_place(sheet, data, x, y);
     sheet->weight = NULL;
     sheet->weight_step = 0;
 }
@@ -339,7 +325,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->cols = bni_group_size(batch, walk->group) * batch->inner;
     sheet->x_stride = batch->x_stride;
     sheet->y_stride = batch->y_stride;
-    sheet->weight = input_at(batch->weight, walk->unit);
+    sheet->weight = bni_input_at(batch->weight, walk->unit);
     sheet->weight_step = 1;
     set_rows(walk, left, sheet);
     fetch_units(walk, sheet->rows, sheet);
@@ -409,7 +395,7 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
         next_of_fold(walk, sheet);
         break;
     case BNI_PLANES: {
-        const float *weight = input_at(batch->weight, walk->unit);
+        const float *weight = bni_input_at(batch->weight, walk->unit);
         if (batch->group_features == 1) {
             next_of_plane(walk, x, y, sheet);
         } else {

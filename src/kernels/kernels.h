@@ -75,6 +75,26 @@ typedef struct bni_sheet {
     bool stream;
 } bni_sheet;
 
+/* An element of a buffer that may not be there: NULL then. */
+static inline const float *bni_input_at(const float *start, size_t offset) {
+    return start == NULL ? NULL : start + offset;
+}
+
+static inline float *bni_output_at(float *start, size_t offset) {
+    return start == NULL ? NULL : start + offset;
+}
+
+/* Puts a sheet's buffers at these offsets from another's: x and dx; all others. */
+static inline void bni_place(bni_sheet *sheet, const bni_sheet *from, size_t x, size_t y) {
+    sheet->x = bni_input_at(from->x, x);
+    sheet->dx = bni_output_at(from->dx, x);
+    sheet->residual = bni_input_at(from->residual, y);
+    sheet->out = bni_output_at(from->out, y);
+    sheet->y = bni_input_at(from->y, y);
+    sheet->dy = bni_input_at(from->dy, y);
+    sheet->dresidual = bni_output_at(from->dresidual, y);
+}
+
 /* The weight of a row, where there are weights. */
 static inline float bni_weight(const bni_sheet *sheet, size_t row) {
     return bni_load_float(sheet->weight + row * sheet->weight_step);

@@ -172,21 +172,6 @@ BNI_INLINE bool planes_askew(const bni_sheet *sheet, const float *out) {
            (apart || elements_to(out, BNI_PAD) != 0);
 }
 
-BNI_INLINE const float *moved(const float *from, size_t elements) {
-    return from == NULL ? NULL : from + elements;
-}
-
-/* Puts a sheet's buffers so many elements behind another's. */
-BNI_INLINE void place(bni_sheet *sheet, const bni_sheet *from, size_t elements) {
-    sheet->x = moved(from->x, elements);
-    sheet->dx = (float *)moved(from->dx, elements);
-    sheet->residual = moved(from->residual, elements);
-    sheet->out = (float *)moved(from->out, elements);
-    sheet->y = moved(from->y, elements);
-    sheet->dy = moved(from->dy, elements);
-    sheet->dresidual = (float *)moved(from->dresidual, elements);
-}
-
 /* Two sheets for the parts of one plane after the other: what is before the first whole line, and
  * the rest. */
 typedef struct parts {
@@ -206,10 +191,10 @@ BNI_INLINE void parts_take(parts *of, const bni_sheet *sheet, const float *out, 
     const size_t at = p * sheet->plane_stride;
     const size_t all = sheet->rows * sheet->cols + sheet->tail;
     const size_t first = least(elements_to(out + at, BNI_PAD), all);
-    place(&of->lead, sheet, at);
+    bni_place(&of->lead, sheet, at, at);
     of->lead.rows = first == 0 ? 0 : 1;
     of->lead.cols = first;
-    place(&of->rest, sheet, at + first);
+    bni_place(&of->rest, sheet, at + first, at + first);
     of->rest.rows = (all - first) / sheet->cols;
     of->rest.tail = (all - first) % sheet->cols;
     of->rest.stream = all > first;
@@ -221,8 +206,8 @@ BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
     return (bni_coef){.center = coef->center + column,
                       .scale = coef->scale + column,
                       .shift = coef->shift + column,
-                      .slope = moved(coef->slope, column),
-                      .offset = moved(coef->offset, column)};
+                      .slope = bni_input_at(coef->slope, column),
+                      .offset = bni_input_at(coef->offset, column)};
 }
 
 /* Calls kernel(sheet, coefficients, argument) for the parts of all planes. */

@@ -44,12 +44,9 @@ static void write_csv(FILE *csv, const bench_result *result, const char *name, d
                                              [ROLE_PEER] = "peer"};
     for (size_t k = 0; k < result->count; k++) {
         const bench_entry *e = &result->entries[k];
-        fprintf(csv, "%s,%s,%d,%s,%.4g,%s,%.4g,", name, direction_name(result->direction),
-                result->threads, e->name, e->timing.us, roles[e->role], e->timing.us / floor);
-        if (e->timing.spread >= 0) {
-            fprintf(csv, "%.3f", e->timing.spread);
-        }
-        fputc(',', csv);
+        fprintf(csv, "%s,%s,%d,%s,%.4g,%s,%.4g,%.3f,", name, direction_name(result->direction),
+                result->threads, e->name, e->timing.us, roles[e->role], e->timing.us / floor,
+                e->timing.spread);
         if (e->error >= 0) {
             fprintf(csv, "%.4g", e->error);
         }

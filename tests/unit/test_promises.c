@@ -729,11 +729,11 @@ static bool repeats(const float *values, size_t times, const float *of, size_t c
 }
 
 /* The same rows again and again have the statistics and mean gradients of one set of them, and the
- * same y and dx but for the last bits of these: n is so large that narrow rows are folded into as wide
- * ones as there are. */
+ * same y and dx but for the last bits of these: n is so large that narrow rows are folded into as
+ * wide ones as there are. */
 static void check_repeated(size_t features, size_t period, size_t times) {
     trial one = trial_new(features, NULL, (bn_batch){.n = period});
-    const size_t row = features, some = period * row, count = some * times;
+    const size_t some = period * features, count = some * times;
     float *x = ref_floats(count), *dy = ref_floats(count), *out = ref_floats(count);
     for (size_t k = 0; k < times; k++) {
         memcpy(x + k * some, one.x, some * sizeof *x);
