@@ -4,10 +4,7 @@
  */
 #include "layer.h"
 #include "moments.h"
-#include "parallel.h"
 
-#include <float.h>
-#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -28,8 +25,8 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
 }
 
 /* An empty batch passes whatever the buffers are. */
-static bn_status check(const bn_layer *layer, const bn_batch *batch, const void *x, const void *dy,
-                       const void *dx, bni_batch *made) {
+static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
+                                const void *dy, const void *dx, bni_batch *made) {
     if (layer == NULL || batch == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
@@ -39,7 +36,8 @@ static bn_status check(const bn_layer *layer, const bn_batch *batch, const void 
     if (!bni_eps_good(layer->options.eps)) {
         return BN_STATUS_BAD_OPTION;
     }
-    const bn_status status = bni_batch_make(made, batch, layer->num_features, BNI_STRIDES_BOTH);
+    const bn_status status =
+        bni_batch_make(made, batch, layer->num_features, layer->internal.tuning, BNI_STRIDES_BOTH);
     if (status != BN_STATUS_OK || made->n == 0) {
         return status;
     }
@@ -77,10 +75,10 @@ static bn_status check(const bn_layer *layer, const bn_batch *batch, const void 
 
 /* ---- Gradient sums -------------------------------------------------------------------------- */
 
-/* The coefficients of a group, a value a column, in arrays of the caller's: for dx, or those that
- * the sums need. */
+/* The coefficients of a group, a value a column, in arrays of the caller's: five for dx, three for
+ * those that the sums need. */
 static bni_coef group_coef(const backward_work *work, size_t group, bool sums,
-                           float columns[5][BNI_PANEL]) {
+                           float (*columns)[BNI_PANEL]) {
     const bni_scratch *scratch = &work->scratch;
     const size_t first = bni_group_first(work->batch, group);
     const bool affine = !sums || work->mask == BNI_MASK_X;
@@ -101,8 +99,8 @@ static void group_sums(const backward_work *work, bni_task task, double *sum_g, 
     const bni_batch *batch = work->batch;
     const bn_kernels *kernels = work->layer->internal.kernels;
     const size_t features = bni_group_size(batch, task.group);
-    const size_t width = bni_padded(features * batch->inner * batch->outer);
-    float columns[5][BNI_PANEL];
+    const size_t width = features * batch->inner * batch->outer;
+    float columns[3][BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_coef coef = group_coef(work, task.group, true, columns);
     memset(s1, 0, width * sizeof *s1);
@@ -150,11 +148,12 @@ static void add_chunks(const backward_work *work) {
 }
 
 /* From the sums of some features, their pending gradients and coefficients. */
-static void finish_features(backward_work *work, size_t first, size_t features) {
+static void finish_gradients(backward_work *work, size_t first, size_t features) {
     const bni_scratch *scratch = &work->scratch;
     const bni_cache cache = bni_cache_of(work->layer, first);
+    const double share = work->constant ? 0.0 : 1.0 / work->batch->values;
     if (!work->layer->internal.kernels->finish_gradients(
-            &cache, scratch->sum1 + first, scratch->sum2 + first, features, work->batch->values,
+            &cache, scratch->sum1 + first, scratch->sum2 + first, features, share,
             work->layer->gamma != NULL, work->layer->beta != NULL, scratch->pending1 + first,
             scratch->pending2 + first, scratch->slope + first, scratch->offset + first)) {
         atomic_store(&work->finite, false);
@@ -182,13 +181,13 @@ static void input_worker(void *context, bni_tasks *tasks) {
 }
 
 /* All of a group's data is in one chunk: the caches still hold it when dx is computed. */
-static void whole_groups_worker(void *context, bni_tasks *tasks) {
+static void backward_worker(void *context, bni_tasks *tasks) {
     backward_work *work = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         const size_t first = bni_group_first(work->batch, task.group);
         group_sums(work, task, work->scratch.sum1 + first, work->scratch.sum2 + first);
-        finish_features(work, first, bni_group_size(work->batch, task.group));
+        finish_gradients(work, first, bni_group_size(work->batch, task.group));
         input_task(work, BNI_FOLLOWS, task);
     }
 }
@@ -199,13 +198,13 @@ static void differentiate(backward_work *work) {
     const int threads = layer->internal.options.num_threads;
     const bool no_sums = work->constant && layer->gamma == NULL && layer->beta == NULL;
     if (!no_sums && batch->chunks == 1) {
-        bni_run(batch, threads, BNI_BY_CHUNK, whole_groups_worker, work);
+        bni_run(batch, threads, BNI_BY_CHUNK, backward_worker, work);
         return;
     }
     if (!no_sums) {
         bni_run(batch, threads, BNI_BY_CHUNK, sums_worker, work);
         add_chunks(work);
-        finish_features(work, 0, batch->features);
+        finish_gradients(work, 0, batch->features);
     }
     const bni_batch wide = bni_widened(batch, batch->features);
     work->batch = &wide;
@@ -220,12 +219,12 @@ static bool accumulate(float *pending, const float *gradient, size_t features) {
     int bad = 0;
     for (size_t d = 0; gradient != NULL && d < features; d++) {
         pending[d] += gradient[d];
-        bad |= !(fabsf(pending[d]) <= FLT_MAX);
+        bad |= !bni_finite(pending[d]);
     }
     return bad == 0;
 }
 
-static void commit(float *gradient, const float *pending, size_t features) {
+static void commit_gradient(float *gradient, const float *pending, size_t features) {
     if (gradient != NULL) {
         memcpy(gradient, pending, features * sizeof *gradient);
     }
@@ -242,7 +241,7 @@ static void zero(float *gradient, size_t features) {
 bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                   const void *dy, void *dx) {
     bni_batch made;
-    const bn_status status = check(layer, batch, x, dy, dx, &made);
+    const bn_status status = check_backward(layer, batch, x, dy, dx, &made);
     if (status != BN_STATUS_OK) {
         return status;
     }
@@ -279,8 +278,8 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
     if (!finite) {
         return BN_STATUS_NOT_FINITE;
     }
-    commit(layer->dgamma, scratch.pending1, features);
-    commit(layer->dbeta, scratch.pending2, features);
+    commit_gradient(layer->dgamma, scratch.pending1, features);
+    commit_gradient(layer->dbeta, scratch.pending2, features);
     return BN_STATUS_OK;
 }
 

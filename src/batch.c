@@ -1,10 +1,7 @@
 /* See batch.h. */
 #include "batch.h"
-#include "parallel.h"
 #include "sheets.h"
 
-#include <float.h>
-#include <math.h>
 #include <stdint.h>
 
 /* a * b, or false where it exceeds limit. */
@@ -28,7 +25,7 @@ static bn_status sum_weights(const float *weight, size_t n, double *sum) {
     double total = 0.0;
     for (size_t i = 0; i < n; i++) {
         const float w = bni_load_float(weight + i);
-        if (!(w >= 0.0f && w <= FLT_MAX)) {
+        if (!bni_not_negative(w)) {
             return BN_STATUS_BAD_OPTION;
         }
         total += (double)w;
@@ -38,7 +35,7 @@ static bn_status sum_weights(const float *weight, size_t n, double *sum) {
 }
 
 bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features,
-                         bni_strides strides) {
+                         const bni_tuning *tuning, bni_strides strides) {
     if (from->dtype == BN_DTYPE_BF16 || from->dtype == BN_DTYPE_F16) {
         return BN_STATUS_UNSUPPORTED;
     }
@@ -48,7 +45,8 @@ bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features
     *batch = (bni_batch){.n = from->n,
                          .features = features,
                          .spatial = from->spatial == 0 ? 1 : from->spatial,
-                         .weight = from->sample_weight};
+                         .weight = from->sample_weight,
+                         .tuning = tuning};
     const size_t y_stride = strides == BNI_STRIDES_BOTH ? from->y_stride : 0;
     size_t row;
     if (!multiply(features, batch->spatial, (size_t)PTRDIFF_MAX / sizeof(float), &row) ||
@@ -69,7 +67,6 @@ bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features
     batch->values = weights * (double)batch->spatial;
     batch->elements = (double)batch->n * (double)row;
     bni_lay_out(batch, batch->x_stride == row && batch->y_stride == row);
-    bni_cut(batch);
     return BN_STATUS_OK;
 }
 

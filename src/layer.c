@@ -2,8 +2,6 @@
 #include "layer.h"
 #include "moments.h"
 
-#include <float.h>
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,16 +25,17 @@ bn_options bn_options_default(void) {
 }
 
 bool bni_eps_good(float eps) {
-    return eps > 0.0f && eps <= FLT_MAX;
+    return bni_is_positive(eps) && bni_finite(eps);
 }
 
 bool bni_momentum_good(float momentum) {
-    return (momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE;
+    return bni_finite(momentum) &&
+           ((momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE);
 }
 
 static bool options_good(const bn_options *options) {
     return bni_eps_good(options->eps) && bni_momentum_good(options->momentum) &&
-           isfinite(options->gamma_init) && isfinite(options->beta_init) &&
+           bni_finite(options->gamma_init) && bni_finite(options->beta_init) &&
            options->num_threads >= 0 &&
            (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
 }
@@ -56,11 +55,11 @@ static void *take(memory_cut *cut, size_t bytes) {
 }
 
 static float *take_floats(memory_cut *cut, size_t count) {
-    return take(cut, bni_padded(count) * sizeof(float));
+    return take(cut, count * sizeof(float));
 }
 
 static double *take_doubles(memory_cut *cut, size_t count) {
-    return take(cut, bni_padded(count) * sizeof(double));
+    return take(cut, count * sizeof(double));
 }
 
 static bni_scratch take_scratch(memory_cut *cut, size_t features) {
@@ -148,13 +147,13 @@ static void build(bn_layer *layer, size_t features, const bn_options *options, v
                   size_t bytes) {
     const size_t skip = (LINE - (uintptr_t)memory % LINE) % LINE;
     char *block = (char *)memory + skip;
-    /* Padding is read along with the arrays, so all of it must be something. */
     memset(block, 0, bytes);
     *layer = (bn_layer){.num_features = features, .options = *options};
     layer->internal.options = *options;
     layer->internal.block = block;
     layer->internal.block_bytes = bytes;
     layer->internal.kernels = bni_kernels_select();
+    layer->internal.tuning = &bni_tuning_default;
     memory_cut cut = {.start = block};
     take_layer(&cut, layer, features, options);
     fill(layer->gamma, features, options->gamma_init);

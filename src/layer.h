@@ -11,8 +11,8 @@ enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN };
  * overflowing a size. */
 #define BNI_MOST_FEATURES ((size_t)PTRDIFF_MAX / 1024)
 
-/* Where a call works. Nothing in it lives longer than a call. All arrays are padded; those without
- * a size here have D elements. */
+/* Where a call works. Nothing in it lives longer than a call. Arrays without a size here have D
+ * elements. */
 typedef struct bni_scratch {
     double *sum1, *sum2;  /* moments (mean, m2) or gradient sums of the whole batch */
     double *chunks;       /* the same of each chunk: bni_moments_scratch(D) */
@@ -39,7 +39,8 @@ void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t
 /* Everything that a layer's arrays occupy. */
 bni_region bni_region_of_layer(const bn_layer *layer);
 
-/* Whether eps and momentum, which may be set between calls, are what they may be. */
+/* Whether eps and momentum, which may be set between calls, are what they may be: decided on their
+ * bits, whatever the compiler was told of NaN. */
 bool bni_eps_good(float eps);
 bool bni_momentum_good(float momentum);
 

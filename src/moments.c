@@ -1,15 +1,13 @@
 /* See moments.h; and the exported calls on bn_moments. */
 #include "moments.h"
 #include "layer.h"
-#include "parallel.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Rows of sheets that are summed up about one pivot before they become moments and are merged. More
  * of them make the merge cheaper, fewer keep the sums short: 256 rows of at most BNI_PANEL columns
- * are 2^18 values, which is what the bound at merge_block stands on. */
+ * are 2^17 values, which is what the bound at merge_block stands on. */
 #define BLOCK_ROWS BNI_SHEET_ROWS
 
 /* ---- Moments of a task ---------------------------------------------------------------------- */
@@ -91,7 +89,7 @@ static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_
 void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                       bni_task task, bni_sums *sums) {
     const size_t features = bni_group_size(batch, task.group);
-    const size_t width = bni_padded(features * batch->inner * batch->outer);
+    const size_t width = features * batch->inner * batch->outer;
     float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
@@ -100,7 +98,6 @@ void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const f
     sums->count = 0.0;
     memset(sums->mean, 0, features * sizeof *sums->mean);
     memset(sums->m2, 0, features * sizeof *sums->m2);
-    memset(pivot, 0, bni_padded(features) * sizeof *pivot); /* kernels load whole vectors */
     while (b.more) {
         b.rows = 0;
         const bool weighs = set_pivot(b, features, pivot);
@@ -189,6 +186,7 @@ bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
                             .internal = {.owned = arrays,
                                          .owned_bytes = bytes,
                                          .kernels = bni_kernels_select(),
+                                         .tuning = &bni_tuning_default,
                                          .scratch = arrays + 2 * padded}};
     return BN_STATUS_OK;
 }
@@ -215,9 +213,9 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
     if (merged.count == 0.0) {
         return BN_STATUS_OK;
     }
-    int bad = !isfinite(merged.count);
+    int bad = !bni_finite_double(merged.count);
     for (size_t d = 0; d < features; d++) {
-        bad |= !isfinite(merged.mean[d]) | !isfinite(merged.m2[d]);
+        bad |= !bni_finite_double(merged.mean[d]) | !bni_finite_double(merged.m2[d]);
     }
     if (bad) {
         return BN_STATUS_NOT_FINITE;
@@ -236,7 +234,8 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
         return BN_STATUS_BAD_STATE;
     }
     bni_batch made;
-    const bn_status status = bni_batch_make(&made, batch, moments->num_features, BNI_STRIDES_X);
+    const bn_status status = bni_batch_make(&made, batch, moments->num_features,
+                                            moments->internal.tuning, BNI_STRIDES_X);
     if (status != BN_STATUS_OK || made.n == 0) {
         return status;
     }

@@ -12,7 +12,7 @@ size_t bni_moments_scratch(size_t features);
 void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                       bni_task task, bni_sums *sums);
 
-/* sums = the moments of the whole batch. sums->mean and ->m2 hold padded features. */
+/* sums = the moments of the whole batch. */
 void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
                        int num_threads, double *scratch, bni_sums *sums);
 

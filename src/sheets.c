@@ -22,9 +22,8 @@
 #define STREAM_ROWS    ((size_t)2)
 #define PAGE           ((size_t)4096)
 
-/* Where sums are formed of at least so many elements, 512 KiB, the next sheet is fetched meanwhile,
- * or what is so many elements, 64 KiB, further on. Smaller batches are in L2 already. */
-#define FETCH_FROM  131072.0
+/* Where sums are formed of a batch that is not in L2 the next sheet is fetched meanwhile, or what is
+ * so many elements, 64 KiB, further on. */
 #define FETCH_AHEAD ((size_t)16384)
 
 /* Passes that write go through memory in long runs, which processors follow by themselves: where L3
@@ -41,10 +40,6 @@
 #define MEMORY_AHEAD ((size_t)2048)
 #define PART_AHEAD   ((size_t)4096)
 #define OUTPUT_AHEAD ((size_t)256)
-
-/* Outputs of at least so many elements, 32 MiB, are written past the caches: beside as much input
- * they would leave them before anyone reads them, and take the input with them. */
-#define STREAM_ELEMENTS 8388608.0
 
 /* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
  * row of BNI_PLANE_WIDTH is at most a fifth. */
@@ -86,13 +81,15 @@ static size_t fewest_rows(size_t columns) {
 /* From so many elements on, 64 MiB, tensors come from memory, and narrow rows are folded into
  * rows as wide as a panel: tiles then go through as many pages as the processor follows (100352
  * x 256: forward 7.6 to 7.2 ns a vector of 16 floats, backward 16.7 to 16.0; 50176 x 512: 17.6
- * to 15.8). From L3 sums are up to 10 % slower so. Where outputs are streamed it also leaves
- * fewer rows that share a line with the next (60000 x 300: inference 6.7 to 5.1). */
-#define FAR_ELEMENTS 16777216.0
+ * to 15.8). From L3 sums are up to 10 % slower so. Where outputs are streamed, half
+ * as many, it also leaves fewer rows that share a line with the next (60000 x 300: inference 6.7 to
+ * 5.1). */
+#define FAR_ELEMENTS   16777216.0
+#define ASKEW_ELEMENTS 8388608.0
 
 static bool folds_wide(const bni_batch *batch) {
     const bool shares_lines = batch->features >= FOLD_BELOW && batch->features % BNI_PAD != 0;
-    return batch->elements >= FAR_ELEMENTS || (batch->streams && shares_lines);
+    return batch->elements >= (shares_lines ? ASKEW_ELEMENTS : FAR_ELEMENTS);
 }
 
 /* Samples side by side so that a row is whole vectors, and tiles where they fit; 1: no fold. */
@@ -127,6 +124,11 @@ static size_t whole_lines(size_t features, size_t spatial) {
     return features < step ? features : features / step * step;
 }
 
+static void set_groups(bni_batch *batch, size_t features) {
+    batch->group_features = features;
+    batch->groups = bni_divide_up(batch->features, features);
+}
+
 /* Features of a group of large planes. */
 static size_t planes_together(const bni_batch *batch) {
     const size_t wanted = bni_divide_up(PLANE_RUN, batch->spatial);
@@ -134,8 +136,44 @@ static size_t planes_together(const bni_batch *batch) {
     return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
+/* ---- Chunks --------------------------------------------------------------------------------- */
+
+/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
+ * core counts, and few enough that merging their sums costs little beside forming them. */
+#define TASKS ((size_t)32)
+
+/* A batch is not cut into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well
+ * above what handing it to another thread and merging its sums cost. */
+#define TASK_ELEMENTS ((size_t)131072)
+
+/* With so many groups there is work enough for threads without cutting any group into chunks, and a
+ * group that is whole is read from memory once. */
+#define WHOLE_GROUPS ((size_t)8)
+
+/* Chunks of rows are multiples of so many, so that few sheets are short. */
+#define CHUNK_STEP ((size_t)16)
+
+/* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
+size_t bni_most_chunks(size_t features) {
+    return bni_divide_up(TASKS, bni_divide_up(features, BNI_PANEL));
+}
+
+/* Cuts the units into chunks. */
+static void cut(bni_batch *batch) {
+    const double by_size = batch->elements / (double)TASK_ELEMENTS;
+    const size_t tasks = by_size < (double)TASKS ? (size_t)by_size : TASKS;
+    const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
+    const size_t chunks = whole ? 1 : bni_divide_up(tasks, batch->groups);
+    size_t units = bni_divide_up(batch->units, chunks);
+    if (batch->layout != BNI_PLANES) {
+        units = bni_divide_up(units, CHUNK_STEP) * CHUNK_STEP;
+    }
+    batch->chunk_units = units;
+    batch->chunks = bni_divide_up(batch->units, units);
+}
+
 void bni_lay_out(bni_batch *batch, bool dense) {
-    batch->streams = batch->elements >= STREAM_ELEMENTS;
+    batch->streams = batch->elements >= batch->tuning->stream_from;
     batch->outer = 1;
     batch->inner = 1;
     batch->units = batch->n;
@@ -158,12 +196,14 @@ void bni_lay_out(bni_batch *batch, bool dense) {
         batch->inner = BNI_PLANE_WIDTH;
         batch->group_features = bni_smaller(batch->features, planes_together(batch));
     }
-    batch->groups = bni_divide_up(batch->features, batch->group_features);
+    set_groups(batch, batch->group_features);
+    batch->panel_cols = batch->group_features * batch->inner;
+    cut(batch);
 }
 
 /* As many planes a task as have columns, unless that leaves too few tasks to share. */
 static size_t planes_of_task(const bni_batch *batch) {
-    return bni_smaller(bni_divide_up(batch->features * batch->units, BNI_TASKS),
+    return bni_smaller(bni_divide_up(batch->features * batch->units, TASKS),
                        BNI_PANEL / BNI_PLANE_WIDTH);
 }
 
@@ -171,16 +211,22 @@ bni_batch bni_widened(const bni_batch *batch, size_t most_features) {
     bni_batch wide = *batch;
     wide.linear = wide.layout != BNI_ROWS || wide.spatial == 1;
     if (wide.layout == BNI_ROWS && wide.spatial == 1) {
-        wide.group_features = bni_smaller(wide.features, most_features);
-        wide.groups = bni_divide_up(wide.features, wide.group_features);
-        bni_cut(&wide);
+        set_groups(&wide, bni_smaller(wide.features, most_features));
+        wide.panel_cols = wide.group_features;
+        cut(&wide);
     } else if (wide.layout == BNI_PLANES) {
-        wide.group_features = bni_smaller(wide.features, planes_of_task(batch));
-        wide.groups = bni_divide_up(wide.features, wide.group_features);
+        set_groups(&wide, bni_smaller(wide.features, planes_of_task(batch)));
         wide.chunk_units = 1;
         wide.chunks = wide.units;
     }
     return wide;
+}
+
+/* Only rows of N x D have groups of more features than that. */
+bni_batch bni_narrowed(const bni_batch *batch) {
+    bni_batch narrow = *batch;
+    set_groups(&narrow, bni_smaller(narrow.group_features, BNI_NARROW));
+    return narrow;
 }
 
 size_t bni_group_size(const bni_batch *batch, size_t group) {
@@ -192,7 +238,7 @@ static size_t write_ahead(const bni_batch *batch, bni_pass pass) {
     if (pass == BNI_WRITES && batch->linear && batch->streams) {
         return MEMORY_AHEAD;
     }
-    if (pass == BNI_FOLLOWS && !batch->streams && batch->elements >= FETCH_FROM) {
+    if (pass == BNI_FOLLOWS && !batch->streams && batch->elements >= batch->tuning->fetch_from) {
         return OUTPUT_AHEAD;
     }
     return 0;
@@ -236,14 +282,15 @@ static size_t rows_apart(size_t stride) {
 }
 
 static bool fetches(const bni_walk *walk) {
-    return walk->pass == BNI_READS && walk->batch->elements >= FETCH_FROM;
+    return walk->pass == BNI_READS && walk->batch->elements >= walk->batch->tuning->fetch_from;
 }
 
 /* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
- * in. The sheets of what is left are of a size: each can fetch the next. */
-static void set_rows(const bni_walk *walk, size_t left, bni_sheet *sheet) {
+ * in. The sheets of what is left are of a size: each can fetch the next. full_cols: the columns that
+ * a whole sheet has. */
+static void set_rows(const bni_walk *walk, size_t left, size_t full_cols, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
-    const size_t most = bni_smaller(bni_divide_up(SHEET_ELEMENTS, cols), BNI_SHEET_ROWS);
+    const size_t most = bni_smaller(bni_divide_up(SHEET_ELEMENTS, full_cols), BNI_SHEET_ROWS);
     sheet->rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
     sheet->band = sheet->rows;
     if (walk->pass != BNI_READS && cols > walk->plane_cols) {
@@ -313,7 +360,7 @@ static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_
     sheet->cols = bni_smaller(left, width);
     sheet->x_stride = width;
     sheet->y_stride = width;
-    set_rows(walk, left / sheet->cols, sheet);
+    set_rows(walk, left / sheet->cols, sheet->cols, sheet);
     walk->done += sheet->rows * sheet->cols;
     return walk->done == length;
 }
@@ -327,7 +374,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->y_stride = batch->y_stride;
     sheet->weight = bni_input_at(batch->weight, walk->unit);
     sheet->weight_step = 1;
-    set_rows(walk, left, sheet);
+    set_rows(walk, left, batch->panel_cols, sheet);
     fetch_units(walk, sheet->rows, sheet);
     walk->unit += sheet->rows;
 }
@@ -438,9 +485,6 @@ const float *bni_expand(const bni_batch *batch, size_t features, const float *va
     }
     for (size_t o = 1; o < batch->outer; o++) {
         memcpy(columns + o * period, columns, period * sizeof *columns);
-    }
-    for (size_t c = cols; c < bni_padded(cols); c++) {
-        columns[c] = 0.0f; /* kernels load whole vectors */
     }
     return columns;
 }

@@ -17,19 +17,27 @@
 #define BNI_SHEETS_H
 
 #include "batch.h"
-#include "parallel.h"
+#include "threads.h"
 
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
 
-/* Chooses the layout, groups and units of a batch, and whether it streams. Dense: neither x nor
- * y has gaps between rows. */
+/* Chooses the layout, groups, units and chunks of a batch, and whether it streams. Dense: neither x
+ * nor y has gaps between rows. All but streaming depends on the shape alone: the same sums are then
+ * formed on every machine and by any number of threads. */
 void bni_lay_out(bni_batch *batch, bool dense);
+
+/* The most chunks that a layer of so many features is ever cut into: what scratch must hold. */
+size_t bni_most_chunks(size_t features);
 
 /* The same batch as a pass that only writes goes through it, task by task in the order of the
  * memory, as nothing has to be kept of a group: by whole rows of N x D, or by parts of them of at
  * most so many features; sample by sample where planes are large. */
 bni_batch bni_widened(const bni_batch *batch, size_t most_features);
+
+/* The same batch in groups of at most BNI_NARROW features. Their sums are formed in the same order:
+ * sheets and chunks have the rows that they had. */
+bni_batch bni_narrowed(const bni_batch *batch);
 
 static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
     return group * batch->group_features;
@@ -63,7 +71,7 @@ bni_walk bni_walk_begin(const bni_batch *batch, const bn_kernels *kernels, const
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);
 
 /* Repeats a value a feature into a value a column. Returns the columns, or the values themselves
- * where they are the same: they must then be readable up to a multiple of BNI_PAD. */
+ * where they are the same. */
 const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
                         float columns[BNI_PANEL]);
 

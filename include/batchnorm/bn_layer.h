@@ -165,6 +165,7 @@ typedef struct bn_layer {
         void *block;        /* where the arrays are */
         size_t block_bytes;
         const struct bn_kernels *kernels; /* the instruction set, chosen at init */
+        const struct bni_tuning *tuning;  /* from which sizes on what is done: src/tuning.h */
         float *mean_rest, *invstd_rest;   /* [D]; mean = saved_mean + mean_rest to 48 bits */
         double *scratch;                  /* where a call works: src/layer.h */
         size_t n, spatial;                /* the shape of the forward before */
@@ -221,6 +222,7 @@ typedef struct bn_moments {
         void *owned;
         size_t owned_bytes;
         const struct bn_kernels *kernels;
+        const struct bni_tuning *tuning;
         double *scratch;
     } internal;
 } bn_moments;

@@ -3,23 +3,26 @@
  *
  * Kernels know neither layers nor batches. All data comes as sheets: rows of columns, where each
  * column belongs to one feature. What belongs to a column (a pivot, a sum, a coefficient) comes in
- * arrays that are padded: kernels may read and write them up to a multiple of BNI_PAD elements.
- * Data is never read or written past a row's end, and needs no alignment, not even that of float.
+ * arrays of as many elements as there are columns. Nothing is read or written past a row's end, be
+ * it of data or of these arrays. Data needs no alignment, not even that of float.
+ *
+ * No kernel raises a floating-point exception that its data does not: lanes of a vector that have
+ * no column are zeros throughout.
  */
 #ifndef BNI_KERNELS_H
 #define BNI_KERNELS_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <string.h>
+#include "kernels/bits.h"
 
-/* The most elements that any kernel moves at once: the 16 floats of a 512-bit register. */
+#include <stddef.h>
+
+/* The floats of a cache line, and the most that any kernel moves at once. */
 #define BNI_PAD ((size_t)16)
 
-/* The most columns of a sheet. Wide enough that a row of a panel is a run of 4 KiB, which memory
- * prefetchers follow well; narrow enough that a panel's sums and coefficients stay in L1 and L2
- * and fit on a thread's stack. */
-#define BNI_PANEL ((size_t)1024)
+/* The most columns of a sheet that sums are formed of, or that has a value a column made for it.
+ * Wide enough that a row of a panel is a run of 2 KiB; narrow enough that a panel's sums and
+ * coefficients stay in L1 and take less than half of the 32 KiB of stack that a call may use. */
+#define BNI_PANEL ((size_t)512)
 
 /* Columns that each feature has where planes are cut into rows. A row is narrower: where sums are
  * formed it has half of them, on every machine, as each column is a sum of its own; where outputs
@@ -27,21 +30,6 @@
  * last: with rows of four tiles AVX2 writes y of 32 x 64 x 12544 in 8.1 ns for 16 floats, with rows
  * of one in 4.7. */
 #define BNI_PLANE_WIDTH ((size_t)64)
-
-static inline size_t bni_padded(size_t count) {
-    return (count + (BNI_PAD - 1)) / BNI_PAD * BNI_PAD;
-}
-
-/* One float from, and to, an address of any alignment. */
-static inline float bni_load_float(const float *from) {
-    float value;
-    memcpy(&value, from, sizeof value);
-    return value;
-}
-
-static inline void bni_store_float(float *to, float value) {
-    memcpy(to, &value, sizeof value);
-}
 
 /* Rows of columns, or several planes of such: plane p begins p * plane_stride elements further on
  * and has its columns BNI_PLANE_WIDTH further on, and all its rows but a last one of `tail` columns
@@ -162,7 +150,8 @@ typedef struct bn_kernels {
     /* Merges the moments of other data into `into`; either may be empty. */
     void (*merge)(bni_sums *into, const bni_sums *from, size_t features);
 
-    /* cache = mean and invstd = 1 / sqrt(m2/count + eps). False where one is NaN or Inf. */
+    /* cache = mean and invstd = 1 / sqrt(m2/count + eps). False where one is NaN or Inf, or where
+     * deviations may be beyond float. */
     bool (*finish_moments)(const bni_sums *sums, size_t features, double eps,
                            const bni_cache *cache);
 
@@ -185,11 +174,11 @@ typedef struct bn_kernels {
     void (*affine)(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
                    float *scale, float *shift);
 
-    /* From the gradient sums over count values: dbeta = s1, dgamma = (s2 - mean_rest * s1) *
-     * invstd, and the slope and offset of bni_coef. False where a gradient that is learned (scale
-     * and shift: 0 or 1) is NaN or Inf. */
+    /* From the gradient sums: dbeta = s1, dgamma = (s2 - mean_rest * s1) * invstd, and the slope and
+     * offset of bni_coef, where share is 1/W, or 0 of constant statistics. False where a gradient
+     * that is learned (scale and shift: 0 or 1) is NaN or Inf. */
     bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double count, int scale, int shift, float *dgamma,
+                             size_t features, double share, int scale, int shift, float *dgamma,
                              float *dbeta, float *slope, float *offset);
 } bn_kernels;
 

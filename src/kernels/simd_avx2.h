@@ -80,9 +80,9 @@ static inline vf vf_fma(vf a, vf b, vf c) {
     return _mm256_fmadd_ps(a, b, c);
 }
 
-/* The maximum's second operand is what comes out where one is NaN. */
+/* Not a maximum, which raises FE_INVALID for NaN. */
 static inline vf vf_relu(vf a) {
-    return _mm256_max_ps(_mm256_setzero_ps(), a);
+    return _mm256_andnot_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ), a);
 }
 
 static inline vf vf_where_positive(vf z, vf a) {

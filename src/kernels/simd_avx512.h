@@ -68,9 +68,9 @@ static inline vf vf_fma(vf a, vf b, vf c) {
     return _mm512_fmadd_ps(a, b, c);
 }
 
-/* The maximum's second operand is what comes out where one is NaN. */
+/* Not a maximum, which raises FE_INVALID for NaN. */
 static inline vf vf_relu(vf a) {
-    return _mm512_max_ps(_mm512_setzero_ps(), a);
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLT_UQ), a);
 }
 
 static inline vf vf_where_positive(vf z, vf a) {

@@ -66,8 +66,11 @@ static inline vf vf_relu(vf a) {
     return vmaxq_f32(a, vdupq_n_f32(0.0f));
 }
 
+/* By the bits, as in bits.h: vcgtzq_f32 raises FE_INVALID for NaN. */
 static inline vf vf_where_positive(vf z, vf a) {
-    return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(z), vreinterpretq_u32_f32(a)));
+    const uint32x4_t bits = vsubq_u32(vreinterpretq_u32_f32(z), vdupq_n_u32(1));
+    const uint32x4_t positive = vcltq_u32(bits, vdupq_n_u32(0x7f800000u));
+    return vreinterpretq_f32_u32(vandq_u32(positive, vreinterpretq_u32_f32(a)));
 }
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {

@@ -7,7 +7,9 @@
  * BNI_SUM_TILE  the same where sums are formed, which need more registers
  * vf, vd        BNI_LANES floats; as many doubles
  */
-#include <string.h>
+#include "kernels/bits.h"
+
+#include <stddef.h>
 
 #define BNI_LANES    4
 #define BNI_TILE     2
@@ -77,15 +79,16 @@ static inline vf vf_fma(vf a, vf b, vf c) {
     return a;
 }
 
-/* max(a, 0); NaN stays NaN. */
+/* max(a, 0); NaN stays NaN. Comparisons are quiet: no NaN raises FE_INVALID in this one or the next
+ * two. */
 static inline vf vf_relu(vf a) {
-    BNI_EACH(l) a.lane[l] = a.lane[l] < 0.0f ? 0.0f : a.lane[l];
+    BNI_EACH(l) a.lane[l] = bni_is_negative(a.lane[l]) ? 0.0f : a.lane[l];
     return a;
 }
 
 /* a where z > 0, else 0. */
 static inline vf vf_where_positive(vf z, vf a) {
-    BNI_EACH(l) a.lane[l] = z.lane[l] > 0.0f ? a.lane[l] : 0.0f;
+    BNI_EACH(l) a.lane[l] = bni_is_positive(z.lane[l]) ? a.lane[l] : 0.0f;
     return a;
 }
 

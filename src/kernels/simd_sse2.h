@@ -61,13 +61,21 @@ static inline vf vf_mul(vf a, vf b) {
     return _mm_mul_ps(a, b);
 }
 
-/* The maximum's second operand is what comes out where one is NaN. */
+/* SSE2 compares less and greater only so that NaN raises FE_INVALID. As numbers with a sign, the
+ * bits of negative floats ascend from -0, the least of all, to -Inf; NaNs are behind both Infs. */
+static inline __m128i between(vf a, int low, int high) {
+    const __m128i bits = _mm_castps_si128(a);
+    return _mm_and_si128(_mm_cmpgt_epi32(bits, _mm_set1_epi32(low)),
+                         _mm_cmplt_epi32(bits, _mm_set1_epi32(high)));
+}
+
 static inline vf vf_relu(vf a) {
-    return _mm_max_ps(_mm_setzero_ps(), a);
+    const __m128i negative = between(a, INT32_MIN, -0x007fffff);
+    return _mm_castsi128_ps(_mm_andnot_si128(negative, _mm_castps_si128(a)));
 }
 
 static inline vf vf_where_positive(vf z, vf a) {
-    return _mm_and_ps(_mm_cmpgt_ps(z, _mm_setzero_ps()), a);
+    return _mm_castsi128_ps(_mm_and_si128(between(z, 0, 0x7f800001), _mm_castps_si128(a)));
 }
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {

@@ -18,11 +18,16 @@
  */
 #include "kernels/kernels.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 
+/* A variant of a kernel is a call with constants. Without optimization each has a function's frame
+ * of its own: in one function, all variants' variables together take up to 120 KiB of stack. */
+#ifdef __OPTIMIZE__
 #define BNI_INLINE static inline __attribute__((always_inline))
+#else
+#define BNI_INLINE static inline
+#endif
 
 /* Loops over a tile are unrolled whole: only then do its arrays become registers. */
 #ifdef __clang__
@@ -32,7 +37,7 @@
 #endif
 #define BNI_EACH_VECTOR(v) BNI_UNROLL for (size_t v = 0; v < vectors; v++)
 
-_Static_assert(BNI_PAD % BNI_LANES == 0, "padded arrays hold whole vectors");
+_Static_assert(BNI_PAD % BNI_LANES == 0, "whole lines are whole vectors");
 _Static_assert(BNI_PLANE_WIDTH / BNI_LANES >= BNI_TILE, "a row of a plane is a tile or more");
 
 /* A band of rows, in a plane that begins `at` elements into the sheet and `column` columns into
@@ -114,6 +119,30 @@ BNI_INLINE size_t least(size_t a, size_t b) {
 
 BNI_INLINE vf load(const float *from, size_t part, vf rest) {
     return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
+}
+
+/* The same of a value a column, be it a coefficient or a sum; the missing lanes are 0. */
+BNI_INLINE vf load_column(const float *from, size_t part) {
+    return load(from, part, vf_set1(0.0f));
+}
+
+BNI_INLINE vd load_sum(const double *from, size_t part) {
+    double lane[BNI_LANES] = {0};
+    if (part == 0) {
+        return vd_load(from);
+    }
+    memcpy(lane, from, part * sizeof *lane);
+    return vd_load(lane);
+}
+
+BNI_INLINE void store_sum(double *to, size_t part, vd sum) {
+    double lane[BNI_LANES];
+    if (part == 0) {
+        vd_store(to, sum);
+    } else {
+        vd_store(lane, sum);
+        memcpy(to, lane, part * sizeof *lane);
+    }
 }
 
 BNI_INLINE vd load_wide(const float *from, size_t part, vf rest) {
@@ -275,10 +304,10 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
     vf rest[BNI_SUM_TILE];
     vd center[BNI_SUM_TILE], sum[BNI_SUM_TILE], square[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        rest[v] = vf_load(pivot + rows.column + c + v * BNI_LANES);
-        center[v] = vd_load_floats(pivot + rows.column + c + v * BNI_LANES);
-        sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
-        square[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
+        rest[v] = load_column(pivot + rows.column + c + v * BNI_LANES, part);
+        center[v] = vd_from(rest[v]);
+        sum[v] = load_sum(s1 + rows.column + c + v * BNI_LANES, part);
+        square[v] = load_sum(s2 + rows.column + c + v * BNI_LANES, part);
     }
     fetch next = fetch_from(sheet->x, sheet->x_stride, sheet->x_ahead, sheet, rows, c, vectors);
     const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
@@ -297,8 +326,8 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
         }
     }
     BNI_EACH_VECTOR(v) {
-        vd_store(s1 + rows.column + c + v * BNI_LANES, sum[v]);
-        vd_store(s2 + rows.column + c + v * BNI_LANES, square[v]);
+        store_sum(s1 + rows.column + c + v * BNI_LANES, part, sum[v]);
+        store_sum(s2 + rows.column + c + v * BNI_LANES, part, square[v]);
     }
 }
 
@@ -318,9 +347,10 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
+        const size_t column = rows.column + c + v * BNI_LANES;
+        center[v] = load_column(coef->center + column, part);
+        scale[v] = load_column(coef->scale + column, part);
+        shift[v] = load_column(coef->shift + column, part);
     }
     const size_t first = rows.at + rows.begin * sheet->y_stride + c;
     const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
@@ -404,12 +434,13 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
     vf center[BNI_SUM_TILE], scale[BNI_SUM_TILE], shift[BNI_SUM_TILE];
     vd origin[BNI_SUM_TILE], sum[BNI_SUM_TILE], product[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
-        scale[v] = rebuilds ? vf_load(coef->scale + rows.column + c + v * BNI_LANES) : zero;
-        shift[v] = rebuilds ? vf_load(coef->shift + rows.column + c + v * BNI_LANES) : zero;
-        origin[v] = vd_load_floats(coef->center + rows.column + c + v * BNI_LANES);
-        sum[v] = vd_load(s1 + rows.column + c + v * BNI_LANES);
-        product[v] = vd_load(s2 + rows.column + c + v * BNI_LANES);
+        const size_t column = rows.column + c + v * BNI_LANES;
+        center[v] = load_column(coef->center + column, part);
+        scale[v] = rebuilds ? load_column(coef->scale + column, part) : zero;
+        shift[v] = rebuilds ? load_column(coef->shift + column, part) : zero;
+        origin[v] = vd_from(center[v]);
+        sum[v] = load_sum(s1 + column, part);
+        product[v] = load_sum(s2 + column, part);
     }
     fetch x_next = fetch_from(sheet->x, sheet->x_stride, sheet->x_ahead, sheet, rows, c, vectors);
     fetch dy_next =
@@ -436,8 +467,8 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
         }
     }
     BNI_EACH_VECTOR(v) {
-        vd_store(s1 + rows.column + c + v * BNI_LANES, sum[v]);
-        vd_store(s2 + rows.column + c + v * BNI_LANES, product[v]);
+        store_sum(s1 + rows.column + c + v * BNI_LANES, part, sum[v]);
+        store_sum(s2 + rows.column + c + v * BNI_LANES, part, product[v]);
     }
 }
 
@@ -471,11 +502,12 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        center[v] = vf_load(coef->center + rows.column + c + v * BNI_LANES);
-        scale[v] = vf_load(coef->scale + rows.column + c + v * BNI_LANES);
-        shift[v] = vf_load(coef->shift + rows.column + c + v * BNI_LANES);
-        slope[v] = constant ? zero : vf_load(coef->slope + rows.column + c + v * BNI_LANES);
-        offset[v] = constant ? zero : vf_load(coef->offset + rows.column + c + v * BNI_LANES);
+        const size_t column = rows.column + c + v * BNI_LANES;
+        center[v] = load_column(coef->center + column, part);
+        scale[v] = load_column(coef->scale + column, part);
+        shift[v] = load_column(coef->shift + column, part);
+        slope[v] = constant ? zero : load_column(coef->slope + column, part);
+        offset[v] = constant ? zero : load_column(coef->offset + column, part);
     }
     for (size_t r = rows.begin; r < rows.end; r++) {
         const float *x = sheet->x + rows.at + r * sheet->x_stride + c;
@@ -593,7 +625,7 @@ static void merge(bni_sums *into, const bni_sums *from, size_t features) {
 
 /* The block's own moments come from its sums about a pivot that is one of its values. With n values
  * the sum of squares about it is at most n + 1 times the one about the mean, so that subtracting
- * the mean's part loses at most log2(n + 1) of 53 bits: moments.c bounds n by 2^18. */
+ * the mean's part loses at most log2(n + 1) of 53 bits: moments.c bounds n by 2^17. */
 static void merge_block(bni_sums *into, size_t features, double count, const float *pivot,
                         const double *s1, const double *s2) {
     double *restrict mean = into->mean;
@@ -606,7 +638,7 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
     for (size_t d = 0; d < features; d++) {
         const double shift = s1[d] * part;
         const double own = s2[d] - s1[d] * shift;
-        const double positive = own < 0.0 ? 0.0 : own; /* NaN stays */
+        const double positive = isless(own, 0.0) ? 0.0 : own; /* NaN stays */
         const double center = (double)pivot[d];
         if (first) {
             mean[d] = center + shift;
@@ -622,8 +654,12 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
 
 /* 1 for NaN and Inf. Without a branch, so that loops around it are vectorized. */
 BNI_INLINE int not_finite(float value) {
-    return !(fabsf(value) <= FLT_MAX);
+    return !bni_finite(value);
 }
+
+/* The most that squared deviations may add up to. Then each deviation of weight 1 is at most 2^126,
+ * which float holds, and invstd is at least 2^-126, so that float has all its digits. */
+#define BNI_MOST_M2 0x1p252
 
 /* A double as the float nearest to it and what is left, rounded to float: 48 bits together. */
 BNI_INLINE void split(double value, float *nearest, float *rest) {
@@ -642,9 +678,8 @@ static bool finish_moments(const bni_sums *sums, size_t features, double eps,
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
         split(mean[d], &mean_near[d], &mean_rest[d]);
-        const double var = m2[d] * part;
-        split(1.0 / sqrt(var + eps), &invstd_near[d], &invstd_rest[d]);
-        bad |= not_finite(mean_near[d]) | not_finite((float)var);
+        split(1.0 / sqrt(m2[d] * part + eps), &invstd_near[d], &invstd_rest[d]);
+        bad |= not_finite(mean_near[d]) | !bni_within(m2[d], BNI_MOST_M2);
     }
     return bad == 0;
 }
@@ -701,27 +736,26 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
         scale[d] = (float)slope;
         /* No rest, as in running values: beta to its bit, whatever the slope. */
         const double rest = (double)mean_rest[d];
-        shift[d] = (float)(rest == 0.0 ? start : start - rest * slope);
+        shift[d] = (float)(start - rest * (rest == 0.0 ? 0.0 : slope));
     }
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double count, int scale, int shift,
+                             size_t features, double share, int scale, int shift,
                              float *restrict dgamma, float *restrict dbeta, float *restrict slope,
                              float *restrict offset) {
     const float *restrict mean_rest = cache->mean_rest;
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
-    const double part = -1.0 / count;
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
         const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
         const double rest = (double)mean_rest[d];
         const double gradient = (s2[d] - rest * s1[d]) * invstd;
-        const double per_value = gradient * invstd * part;
+        const double per_value = gradient * invstd * -share;
         dgamma[d] = (float)gradient;
         dbeta[d] = (float)s1[d];
         slope[d] = (float)per_value;
-        offset[d] = (float)(s1[d] * part - rest * per_value);
+        offset[d] = (float)(s1[d] * -share - rest * per_value);
         bad |= (scale & not_finite(dgamma[d])) | (shift & not_finite(dbeta[d]));
     }
     return bad == 0;

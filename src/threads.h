@@ -1,21 +1,8 @@
-/* How work is cut into tasks, and who runs them. */
-#ifndef BNI_PARALLEL_H
-#define BNI_PARALLEL_H
+/* Who works on a batch's tasks: the caller's thread, or a team of threads. */
+#ifndef BNI_THREADS_H
+#define BNI_THREADS_H
 
 #include "batch.h"
-
-#include <stdatomic.h>
-
-/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
- * core counts, and few enough that merging their sums costs little beside forming them. */
-#define BNI_TASKS ((size_t)32)
-
-/* The most chunks that a layer of so many features is ever cut into: what scratch must hold. */
-size_t bni_most_chunks(size_t features);
-
-/* Cuts the batch's units into chunks, by its shape alone: the same sums are then formed whatever
- * the number of threads. */
-void bni_cut(bni_batch *batch);
 
 /* In which order tasks are taken. Chunk by chunk, and in it group by group, is the order of the
  * memory; from the last to the first, what a run before it came by last, and the caches may still
@@ -41,12 +28,18 @@ typedef void (*bni_worker)(void *context, bni_tasks *tasks);
 void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
              void *context);
 
-/* What this thread has streamed past the caches, other threads see before what it writes next. */
-static inline void bni_publish(const bni_batch *batch) {
-    if (batch->streams) {
-        /* On x86-64 a locked instruction or an mfence: both wait for streamed stores too. */
-        atomic_thread_fence(memory_order_seq_cst);
-    }
-}
+/* Work on each chunk whose results are added up in the order of the chunks, whoever made them. */
+typedef struct bni_turns {
+    void (*make)(void *context, size_t chunk, double *part);
+    void (*add)(void *context, size_t chunk, double *part); /* one at a time */
+    void *context;
+} bni_turns;
+
+/* The doubles of a part: room for two values of as many features as bni_narrowed leaves in a group,
+ * and for one more. */
+#define BNI_PART (2 * BNI_NARROW + 1)
+
+/* make() and then add() for all chunks of a batch. No more parts are kept than there are threads. */
+void bni_run_in_turn(const bni_batch *batch, int num_threads, bni_turns *turns);
 
 #endif

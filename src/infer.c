@@ -1,0 +1,213 @@
+/*
+ * Inference: check, coefficients, normalize. The layer is const and any number of threads may be
+ * here, so all that is computed is on the stack.
+ */
+#include "moments.h"
+#include "normalize.h"
+
+#include <stdatomic.h>
+
+typedef struct infer_work {
+    const bn_layer *layer;
+    const bni_batch *batch;
+    bni_sheet data;
+} infer_work;
+
+static void write_task(const infer_work *work, bni_pass pass, bni_task task, bni_feature_coef of) {
+    bni_normalize_task(work->batch, work->layer, &work->data, pass, task, of);
+}
+
+/* ---- By the running values ------------------------------------------------------------------ */
+
+/* The scale alone is computed, of so many features at once: wide enough that rows are read whole,
+ * or in runs of 16 KiB, which cost as much as whole ones. */
+#define SCALES ((size_t)4096)
+
+/* The scales of some features; none as long as there are no features. */
+typedef struct scales {
+    size_t first, features;
+    float scale[SCALES];
+} scales;
+
+/* The scales of a group. Makes them, and those of the features behind it, where they are not. */
+static const float *scales_of(scales *s, const infer_work *work, size_t group) {
+    const bn_layer *layer = work->layer;
+    const size_t first = bni_group_first(work->batch, group);
+    if (first < s->first || first + bni_group_size(work->batch, group) > s->first + s->features) {
+        s->first = first;
+        s->features = bni_smaller(layer->num_features - first, SCALES);
+        layer->internal.kernels->running_scale(layer->running_var + first,
+                                               layer->gamma == NULL ? NULL : layer->gamma + first,
+                                               s->features, (double)layer->options.eps, s->scale);
+    }
+    return s->scale + (first - s->first);
+}
+
+static void running_worker(void *context, bni_tasks *tasks) {
+    static const float no_shift[SCALES];
+    const infer_work *work = context;
+    const bn_layer *layer = work->layer;
+    scales s;
+    s.first = s.features = 0;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        const size_t first = bni_group_first(work->batch, task.group);
+        write_task(work, BNI_WRITES, task,
+                   (bni_feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
+                                      layer->beta == NULL ? no_shift : layer->beta + first});
+    }
+}
+
+static void infer_by_running(const bni_batch *batch, infer_work work) {
+    const bni_batch wide = bni_widened(batch, SCALES);
+    const bni_order order =
+        wide.groups * wide.group_features <= SCALES ? BNI_BY_CHUNK : BNI_BY_GROUP;
+    work.batch = &wide;
+    bni_run(&wide, work.layer->internal.options.num_threads, order, running_worker, &work);
+}
+
+/* ---- By the batch itself -------------------------------------------------------------------- */
+
+/* Mean and m2 of a group's features, or of a chunk of them. */
+typedef struct group_moments {
+    double count, mean[BNI_NARROW], m2[BNI_NARROW];
+} group_moments;
+
+_Static_assert(sizeof(group_moments) == BNI_PART * sizeof(double), "a part in turn");
+
+static bni_sums sums_of(group_moments *moments) {
+    return (bni_sums){moments->count, moments->mean, moments->m2};
+}
+
+typedef struct group_coef {
+    float center[BNI_NARROW], scale[BNI_NARROW], shift[BNI_NARROW];
+} group_coef;
+
+typedef struct batch_work {
+    infer_work infer;
+    size_t group; /* where groups come one after the other: the present one */
+    group_moments *moments;
+    const group_coef *coef;
+    atomic_bool finite;
+} batch_work;
+
+static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
+    bni_sums sums = sums_of(moments);
+    bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, &sums);
+    moments->count = sums.count;
+}
+
+/* From the moments of a group its coefficients. */
+static void finish_group(batch_work *work, size_t group, group_moments *moments, group_coef *coef) {
+    const infer_work *infer = &work->infer;
+    const bn_layer *layer = infer->layer;
+    float mean_rest[BNI_NARROW], invstd[BNI_NARROW], invstd_rest[BNI_NARROW];
+    const bni_cache cache = {coef->center, mean_rest, invstd, invstd_rest};
+    const size_t first = bni_group_first(infer->batch, group);
+    const size_t features = bni_group_size(infer->batch, group);
+    bni_sums sums = sums_of(moments);
+    sums.count = infer->batch->values; /* as in training */
+    if (!layer->internal.kernels->finish_moments(&sums, features, (double)layer->options.eps,
+                                                 &cache)) {
+        atomic_store(&work->finite, false);
+    }
+    bni_layer_affine_part(layer, &cache, first, features, coef->scale, coef->shift);
+}
+
+static bni_feature_coef feature_coef(const group_coef *coef) {
+    return (bni_feature_coef){coef->center, coef->scale, coef->shift};
+}
+
+/* Groups that are whole, each by one thread. */
+static void groups_worker(void *context, bni_tasks *tasks) {
+    batch_work *work = context;
+    group_moments moments;
+    group_coef coef;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        chunk_moments(&work->infer, task, &moments);
+        finish_group(work, task.group, &moments, &coef);
+        write_task(&work->infer, BNI_FOLLOWS, task, feature_coef(&coef));
+    }
+}
+
+/* A group of several chunks, whose moments are merged in the order that training merges them in. */
+static void make_part(void *context, size_t chunk, double *part) {
+    const batch_work *work = context;
+    chunk_moments(&work->infer, (bni_task){work->group, chunk}, (group_moments *)part);
+}
+
+static void add_part(void *context, size_t chunk, double *part) {
+    const batch_work *work = context;
+    const bni_sums sums = sums_of((group_moments *)part);
+    bni_sums all = sums_of(work->moments);
+    (void)chunk;
+    work->infer.layer->internal.kernels->merge(&all, &sums,
+                                               bni_group_size(work->infer.batch, work->group));
+    work->moments->count = all.count;
+}
+
+static void write_worker(void *context, bni_tasks *tasks) {
+    const batch_work *work = context;
+    bni_task task;
+    while (bni_next_task(tasks, &task)) {
+        task.group = work->group;
+        write_task(&work->infer, BNI_WRITES, task, feature_coef(work->coef));
+    }
+}
+
+static void infer_group(batch_work *work) {
+    const int threads = work->infer.layer->internal.options.num_threads;
+    const bni_batch *batch = work->infer.batch;
+    group_moments moments;
+    group_coef coef;
+    moments.count = 0.0;
+    work->moments = &moments;
+    work->coef = &coef;
+    bni_run_in_turn(batch, threads, &(bni_turns){make_part, add_part, work});
+    finish_group(work, work->group, &moments, &coef);
+    bni_batch alone = *batch;
+    alone.groups = 1;
+    bni_run(&alone, threads, BNI_BY_CHUNK_BACK, write_worker, work);
+}
+
+/* False where the batch's statistics are not finite. */
+static bool infer_by_batch(const bni_batch *batch, infer_work infer) {
+    const bni_batch narrow = bni_narrowed(batch);
+    infer.batch = &narrow;
+    batch_work work = {.infer = infer, .finite = true};
+    if (narrow.chunks == 1) {
+        bni_run(&narrow, infer.layer->internal.options.num_threads, BNI_BY_CHUNK, groups_worker,
+                &work);
+    } else {
+        for (work.group = 0; work.group < narrow.groups; work.group++) {
+            infer_group(&work);
+        }
+    }
+    return work.finite;
+}
+
+/* ---- The calls ------------------------------------------------------------------------------ */
+
+bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
+                               void *y) {
+    bni_batch made;
+    const bn_status status = bni_check_normalize(layer, batch, x, y, &made);
+    if (status != BN_STATUS_OK || made.n == 0) {
+        return status;
+    }
+    const infer_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
+    if (layer->running_mean == NULL) {
+        if (!(made.values > 1.0)) {
+            return BN_STATUS_TOO_FEW_VALUES;
+        }
+        return infer_by_batch(&made, work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
+    }
+    infer_by_running(&made, work);
+    return BN_STATUS_OK;
+}
+
+bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y) {
+    const bn_batch batch = {.n = n};
+    return bn_layer_infer_batch(layer, &batch, x, y);
+}

@@ -1,0 +1,67 @@
+/*
+ * Floats as bits: loads and stores of any alignment, and tests for NaN and Inf that hold whatever a
+ * compiler was told of floating point: with -ffinite-math-only x == x is always true and x <=
+ * FLT_MAX too. Neither do they raise FE_INVALID.
+ */
+#ifndef BNI_BITS_H
+#define BNI_BITS_H
+
+#include <float.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+/* One float from, and to, an address of any alignment. */
+static inline float bni_load_float(const float *from) {
+    float value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+static inline void bni_store_float(float *to, float value) {
+    memcpy(to, &value, sizeof value);
+}
+
+static inline uint32_t bni_float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline uint64_t bni_double_bits(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+#define BNI_INF_BITS 0x7f800000u
+
+static inline bool bni_finite(float value) {
+    return (bni_float_bits(value) & BNI_INF_BITS) != BNI_INF_BITS;
+}
+
+/* |value| <= limit, which is at least 0: false of NaN. Bits without the sign ascend with values. */
+static inline bool bni_within(double value, double limit) {
+    return (bni_double_bits(value) & ~((uint64_t)1 << 63)) <= bni_double_bits(limit);
+}
+
+static inline bool bni_finite_double(double value) {
+    return bni_within(value, DBL_MAX);
+}
+
+/* Whether a value is finite and at least 0: -0 is. As numbers, the bits of such floats ascend. */
+static inline bool bni_not_negative(float value) {
+    const uint32_t bits = bni_float_bits(value);
+    return bits < BNI_INF_BITS || bits == 0x80000000u;
+}
+
+/* z > 0 and z < 0, without FE_INVALID where z is NaN. */
+static inline bool bni_is_positive(float z) {
+    return bni_float_bits(z) - 1u < BNI_INF_BITS;
+}
+
+static inline bool bni_is_negative(float z) {
+    return bni_float_bits(z) - 0x80000001u < BNI_INF_BITS;
+}
+
+#endif

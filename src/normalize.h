@@ -1,0 +1,21 @@
+/* What training and inference have in common: their checks, and y. */
+#ifndef BNI_NORMALIZE_H
+#define BNI_NORMALIZE_H
+
+#include "layer.h"
+#include "sheets.h"
+
+/* All that both check. An empty batch passes whatever x and y are. */
+bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
+                              const void *y, bni_batch *made);
+
+/* What turns x into y, a value a feature, from a group's first on. */
+typedef struct bni_feature_coef {
+    const float *center, *scale, *shift;
+} bni_feature_coef;
+
+/* Writes y of one task. */
+void bni_normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
+                        bni_pass pass, bni_task task, bni_feature_coef of);
+
+#endif
