@@ -54,6 +54,7 @@ static bool set_pivot(block b, size_t features, float *pivot) {
         gather(batch, &b.sheet, 0, features, pivot);
         return true;
     }
+    memset(pivot, 0, features * sizeof *pivot);
     do {
         for (size_t r = 0; r < b.sheet.rows; r++) {
             const float weight = bni_weight(&b.sheet, r);

@@ -175,10 +175,10 @@ typedef struct bn_kernels {
                    float *scale, float *shift);
 
     /* From the gradient sums: dbeta = s1, dgamma = (s2 - mean_rest * s1) * invstd, and the slope and
-     * offset of bni_coef, where share is 1/W, or 0 of constant statistics. False where a gradient
-     * that is learned (scale and shift: 0 or 1) is NaN or Inf. */
+     * offset of bni_coef, where share is 1/W, or 0 of constant statistics. Gradients that are
+     * not learned (scale, shift) are 0. False where one is NaN or Inf. */
     bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double share, int scale, int shift, float *dgamma,
+                             size_t features, double share, bool scale, bool shift, float *dgamma,
                              float *dbeta, float *slope, float *offset);
 } bn_kernels;
 

@@ -741,7 +741,7 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double share, int scale, int shift,
+                             size_t features, double share, bool scale, bool shift,
                              float *restrict dgamma, float *restrict dbeta, float *restrict slope,
                              float *restrict offset) {
     const float *restrict mean_rest = cache->mean_rest;
@@ -752,11 +752,11 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
         const double rest = (double)mean_rest[d];
         const double gradient = (s2[d] - rest * s1[d]) * invstd;
         const double per_value = gradient * invstd * -share;
-        dgamma[d] = (float)gradient;
-        dbeta[d] = (float)s1[d];
+        dgamma[d] = (float)(scale ? gradient : 0.0); /* what is not learned may be beyond float */
+        dbeta[d] = (float)(shift ? s1[d] : 0.0);
         slope[d] = (float)per_value;
         offset[d] = (float)(s1[d] * -share - rest * per_value);
-        bad |= (scale & not_finite(dgamma[d])) | (shift & not_finite(dbeta[d]));
+        bad |= not_finite(dgamma[d]) | not_finite(dbeta[d]);
     }
     return bad == 0;
 }

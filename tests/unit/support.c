@@ -200,12 +200,14 @@ static void check_gaps(const trial *t, const float *output, size_t count, size_t
     }
 }
 
-static void describe(const trial *t) {
-    print_error("n %zu, D %zu, S %zu, strides %zu and %zu%s%s%s%s:\n", t->batch.n,
+void trial_describe(const trial *t) {
+    print_error("n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s:\n", t->batch.n,
                 t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
-                t->batch.sample_weight ? ", weights" : "", t->batch.residual ? ", residual" : "",
+                t->layer.options.num_threads, t->batch.sample_weight ? ", weights" : "",
+                t->batch.residual ? ", residual" : "",
                 t->layer.options.activation == BN_ACTIVATION_RELU ? ", ReLU" : "",
-                t->layer.frozen ? ", frozen" : "");
+                t->layer.frozen ? ", frozen" : "",
+                t->layer.running_mean ? "" : ", no running values");
 }
 
 /* ---- Trials against the reference ------------------------------------------------------------ */
@@ -283,7 +285,7 @@ void trial_check(trial *t) {
     snapshot_free(&before);
 
     if (!ref_within_limits(&errors) || running_mean > REF_LIMIT || running_var > REF_LIMIT) {
-        describe(t);
+        trial_describe(t);
         print_error(
             "    units: y %g, dx %g, dresidual %g, mean %g, invstd %g, dgamma %g, dbeta %g, "
             "running_mean %g, running_var %g\n",
@@ -312,7 +314,7 @@ void trial_check_infer(trial *t) {
     double error = error_of_y(t, &want);
     ref_free(&want);
     if (error > REF_LIMIT) {
-        describe(t);
+        trial_describe(t);
         print_error("    inference: y is off by %g units\n", error);
         fail();
     }

@@ -91,6 +91,9 @@ typedef struct trial {
 trial trial_new(size_t num_features, const bn_options *options, bn_batch batch);
 void trial_free(trial *t);
 
+/* Prints shape and kind to the error output. */
+void trial_describe(const trial *t);
+
 /* Weights in [0.75, 2); of 3 samples or more, one has weight 0. */
 void trial_add_weights(trial *t);
 

@@ -1,0 +1,151 @@
+/*
+ * The rigs and calls of calls.h.
+ */
+#include "calls.h"
+
+#include <stdlib.h>
+
+rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
+    const size_t row = shape[1] * shape[2];
+    bn_options options = bn_options_default();
+    bn_batch batch = {.n = shape[0], .spatial = shape[2]};
+    options.num_threads = num_threads;
+    options.scale = !(kind & NO_SCALE);
+    options.shift = !(kind & NO_SHIFT);
+    options.track_running = !(kind & UNTRACKED);
+    batch.accumulate_grads = kind & ACCUMULATING;
+    if (kind & CUMULATIVE) {
+        options.momentum = BN_MOMENTUM_CUMULATIVE;
+    }
+    if (kind & WITH_RELU) {
+        options.activation = BN_ACTIVATION_RELU;
+    }
+    if (kind & WITH_STRIDES) {
+        batch.x_stride = row + 3;
+        batch.y_stride = row + 17;
+    }
+    rig r = {.t = trial_new(shape[1], &options, batch)};
+    if (kind & WITH_WEIGHTS) {
+        trial_add_weights(&r.t);
+    }
+    if (kind & WITH_RESIDUAL) {
+        trial_add_residual(&r.t);
+    }
+    r.t.layer.frozen = kind & FROZEN;
+    assert_ok(bn_moments_init(&r.moments, shape[1]));
+    assert_ok(bn_moments_init(&r.other, shape[1]));
+    r.scale = ref_floats(shape[1]);
+    r.shift = ref_floats(shape[1]);
+    r.memory = malloc(bn_layer_bytes(shape[1], &options));
+    assert_non_null(r.memory);
+    return r;
+}
+
+void rig_free(rig *r) {
+    trial_free(&r->t);
+    bn_moments_free(&r->moments);
+    bn_moments_free(&r->other);
+    free(r->scale);
+    free(r->shift);
+    free(r->memory);
+}
+
+static bn_status make_forward_batch(rig *r) {
+    return bn_layer_forward_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.y);
+}
+
+static bn_status make_backward_batch(rig *r) {
+    return bn_layer_backward_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.dy, r->t.dx);
+}
+
+static bn_status make_infer_batch(rig *r) {
+    return bn_layer_infer_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.y);
+}
+
+/* The calls without a batch; what is between strided rows is nothing for them. */
+static bool dense(const rig *r) {
+    return r->t.batch.x_stride == 0 && r->t.batch.spatial == 1;
+}
+
+static bn_status make_forward(rig *r) {
+    return dense(r) ? bn_layer_forward(&r->t.layer, r->t.batch.n, r->t.x, r->t.y) : BN_STATUS_OK;
+}
+
+static bn_status make_backward(rig *r) {
+    return dense(r) ? bn_layer_backward(&r->t.layer, r->t.batch.n, r->t.x, r->t.dy, r->t.dx)
+                    : BN_STATUS_OK;
+}
+
+static bn_status make_infer(rig *r) {
+    return dense(r) ? bn_layer_infer(&r->t.layer, r->t.batch.n, r->t.x, r->t.y) : BN_STATUS_OK;
+}
+
+static bn_status make_moments_add(rig *r) {
+    const bn_status first = bn_moments_add(&r->moments, &r->t.batch, r->t.x);
+    return first != BN_STATUS_OK ? first : bn_moments_add(&r->moments, &r->t.batch, r->t.x);
+}
+
+static bn_status make_moments_merge(rig *r) {
+    const bn_status first = bn_moments_merge(&r->other, &r->moments);
+    return first != BN_STATUS_OK ? first : bn_moments_merge(&r->other, &r->moments);
+}
+
+static bn_status make_set_running(rig *r) {
+    const bool tracked = r->t.layer.running_mean != NULL;
+    return tracked ? bn_layer_set_running(&r->t.layer, &r->moments) : BN_STATUS_OK;
+}
+
+static bn_status make_affine(rig *r) {
+    const bool tracked = r->t.layer.running_mean != NULL;
+    return tracked ? bn_layer_affine(&r->t.layer, r->scale, r->shift) : BN_STATUS_OK;
+}
+
+static bn_status make_fold(rig *r) {
+    const bool tracked = r->t.layer.running_mean != NULL;
+    return tracked ? bn_layer_fold(&r->t.layer, 1, r->scale, r->shift) : BN_STATUS_OK;
+}
+
+static bn_status make_layers(rig *r) {
+    bn_layer layer;
+    const bn_options *options = &r->t.layer.options;
+    const size_t features = r->t.layer.num_features, bytes = bn_layer_bytes(features, options);
+    bn_status status = bn_layer_init_in(&layer, features, options, r->memory, bytes);
+    if (status == BN_STATUS_OK) {
+        bn_layer_free(&layer);
+        status = bn_layer_init(&layer, features, options);
+    }
+    if (status == BN_STATUS_OK) {
+        bn_layer_free(&layer);
+    }
+    return status;
+}
+
+static bn_status make_moments(rig *r) {
+    bn_moments moments;
+    const bn_status status = bn_moments_init(&moments, r->t.layer.num_features);
+    if (status == BN_STATUS_OK) {
+        bn_moments_free(&moments);
+    }
+    return status;
+}
+
+const library_call calls[CALLS] = {{"bn_layer_forward_batch", make_forward_batch},
+                                   {"bn_layer_backward_batch", make_backward_batch},
+                                   {"bn_layer_infer_batch", make_infer_batch},
+                                   {"bn_moments_add", make_moments_add},
+                                   {"bn_moments_merge", make_moments_merge},
+                                   {"bn_layer_forward", make_forward},
+                                   {"bn_layer_backward", make_backward},
+                                   {"bn_layer_infer", make_infer},
+                                   {"bn_layer_set_running", make_set_running},
+                                   {"bn_layer_affine", make_affine},
+                                   {"bn_layer_fold", make_fold},
+                                   {"bn_layer_init and free", make_layers},
+                                   {"bn_moments_init and free", make_moments}};
+
+const size_t small_shapes[SMALL_SHAPES][3] = {{7, 43, 1},  {300, 7, 1},  {3, 1030, 1}, {9, 10, 30},
+                                              {5, 34, 49}, {3, 34, 684}, {2, 3, 1700}};
+
+const size_t large_shapes[LARGE_SHAPES][3] = {{5000, 64, 1}, {60000, 5, 1},  {300, 1030, 1},
+                                              {60, 5000, 1}, {1100, 10, 30}, {70, 1100, 4},
+                                              {40, 34, 300}, {3, 40, 2500},  {130, 1, 2100}};

@@ -1,0 +1,52 @@
+/*
+ * Every call of the library, in every way that it goes: for tests of what holds for all of them.
+ */
+#ifndef BN_TESTS_CALLS_H
+#define BN_TESTS_CALLS_H
+
+#include "support.h"
+
+/* What a rig may have beside its data, bit by bit. */
+enum {
+    WITH_WEIGHTS = 1,
+    WITH_RESIDUAL = 2,
+    WITH_RELU = 4,
+    WITH_STRIDES = 8,
+    ACCUMULATING = 16,
+    CUMULATIVE = 32,
+    NO_SCALE = 64,
+    NO_SHIFT = 128,
+    UNTRACKED = 256,
+    FROZEN = 512, /* and not untracked */
+    KINDS = 1024,
+    EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU
+};
+
+/* A trial, and what the calls need that take no batch. */
+typedef struct rig {
+    trial t;
+    bn_moments moments, other;
+    float *scale, *shift; /* [D] */
+    void *memory;         /* for bn_layer_init_in */
+} rig;
+
+/* shape: n, D and S */
+rig rig_new(const size_t shape[3], unsigned kind, int num_threads);
+void rig_free(rig *r);
+
+/* All calls that work, in an order in which each is BN_STATUS_OK, as often as one likes. */
+typedef struct library_call {
+    const char *name;
+    bn_status (*make)(rig *r);
+} library_call;
+
+enum { CALLS_ON_BATCHES = 5, CALLS_ON_DATA = 8, CALLS = 13 };
+extern const library_call calls[CALLS]; /* first those that take a batch, then those with data */
+
+/* Shapes that take every way through the library: rows in one group and in several, folded rows,
+ * small and large planes. The small ones end with part vectors, the large ones are for several
+ * threads. */
+enum { SMALL_SHAPES = 7, LARGE_SHAPES = 9 };
+extern const size_t small_shapes[SMALL_SHAPES][3], large_shapes[LARGE_SHAPES][3];
+
+#endif /* BN_TESTS_CALLS_H */

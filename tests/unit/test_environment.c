@@ -1,0 +1,446 @@
+/*
+ * The floating-point environment: no call raises an exception that its data does not, and the
+ * caller's environment is that of all threads that work for it, and is what they leave it.
+ */
+#define _GNU_SOURCE /* feenableexcept */
+#include "calls.h"
+
+#include <fenv.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+/* What good data never raises. Underflow and inexact results are nobody's fault. */
+static const int serious = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
+
+/* Not where instructions are emulated without their exceptions (valgrind). */
+static bool exceptions_are_seen(void) {
+    volatile float large = FLT_MAX;
+    feclearexcept(FE_ALL_EXCEPT);
+    large = large * 2.0f;
+    return fetestexcept(FE_OVERFLOW) != 0;
+}
+
+static void fill(float *values, size_t count, float value) {
+    for (size_t k = 0; k < count; k++) {
+        values[k] = value;
+    }
+}
+
+/* ---- Exceptions ------------------------------------------------------------------------------ */
+
+/* What lies where nothing was written: signalling NaNs, floats and doubles. As doubles the former
+ * are so large that their squares overflow. */
+static const uint64_t rubbish[] = {UINT64_C(0x7FA000007FA00000), UINT64_C(0x7FF4000000000000)};
+
+/* Leaves so many bytes of it on the stack below the caller. */
+enum { LITTERED = 256 * 1024 };
+__attribute__((noinline)) static void litter_stack(uint64_t with) {
+    volatile uint64_t words[LITTERED / sizeof with];
+    for (size_t k = 0; k < COUNT_OF(words); k++) {
+        words[k] = with;
+    }
+}
+
+/* Memory from malloc is full of floats near FLT_MAX, of doubles near 1e306. */
+static int litter_heap(void **state) {
+    (void)state;
+#if defined(M_PERTURB)
+    mallopt(M_PERTURB, 0x80);
+#endif
+    return 0;
+}
+
+static void check_call(rig *r, size_t k) {
+    for (size_t m = 0; m < COUNT_OF(rubbish); m++) {
+        litter_stack(rubbish[m]);
+        feclearexcept(FE_ALL_EXCEPT);
+        const bn_status status = calls[k].make(r);
+        const int raised = fetestexcept(serious);
+        if (status != BN_STATUS_OK || raised != 0) {
+            trial_describe(&r->t);
+            print_error("    %s: %s, raises%s%s%s\n", calls[k].name, bn_status_string(status),
+                        raised & FE_INVALID ? " invalid" : "",
+                        raised & FE_DIVBYZERO ? " division by zero" : "",
+                        raised & FE_OVERFLOW ? " overflow" : "");
+            fail();
+        }
+    }
+}
+
+static void check_calls(rig *r, size_t count) {
+    for (size_t k = 0; k < count; k++) {
+        check_call(r, k);
+    }
+}
+
+#define skip_unless(condition)                                                                     \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            skip();                                                                                \
+        }                                                                                          \
+    } while (0)
+
+static bool exists(unsigned kind) {
+    return !(kind & FROZEN) || !(kind & UNTRACKED);
+}
+
+/* Every kind that there is, but each of one shape only. */
+static void ordinary_data_raises_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        if (exists(kind)) {
+            rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
+            check_calls(&r, CALLS);
+            rig_free(&r);
+        }
+    }
+}
+
+/* A feature far from zero that is constant: x - mean is 0, but 0 - mean is not, and no scale of
+ * 1 / sqrt(eps) may meet it. Not folded into scale and shift, which do overflow. */
+static void features_far_from_zero_raise_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        if (!exists(kind)) {
+            continue;
+        }
+        rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind & ~(unsigned)WITH_STRIDES, 1);
+        trial *t = &r.t;
+        fill(t->x, t->x_count, kind & 1 ? 1e37f : -1e37f);
+        if (t->layer.frozen) {
+            fill(t->layer.running_mean, t->layer.num_features, t->x[0]);
+            fill(t->layer.running_var, t->layer.num_features, 0.0f);
+        }
+        check_calls(&r, CALLS_ON_DATA);
+        rig_free(&r);
+    }
+}
+
+/* Nothing is divided by W where the statistics are constants. */
+static void a_frozen_batch_without_weight_raises_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (size_t k = 0; k < SMALL_SHAPES; k++) {
+        rig r = rig_new(small_shapes[k], FROZEN | WITH_WEIGHTS, 1);
+        fill(r.t.sample_weight, r.t.batch.n, 0.0f);
+        check_calls(&r, CALLS_ON_BATCHES);
+        rig_free(&r);
+    }
+}
+
+static void one_frozen_sample_raises_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (size_t k = 0; k < SMALL_SHAPES; k++) {
+        const size_t shape[3] = {1, small_shapes[k][1], small_shapes[k][2]};
+        rig r = rig_new(shape, FROZEN | (k % 2 ? EVERYTHING : 0), 1);
+        check_calls(&r, CALLS_ON_BATCHES);
+        rig_free(&r);
+    }
+}
+
+static void old_running_values_without_weight_raise_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    /* Infinities, a quiet NaN and a signalling one, as bits: no assignment touches them. */
+    static const uint32_t olds[] = {0x7F800000, 0xFF800000, 0x7FC00000, 0x7FA00000};
+    for (size_t k = 0; k < COUNT_OF(olds) * SMALL_SHAPES; k++) {
+        rig r = rig_new(small_shapes[k % SMALL_SHAPES], 0, 1);
+        r.t.layer.options.momentum = 0;
+        for (size_t d = 0; d < r.t.layer.num_features; d++) {
+            memcpy(&r.t.layer.running_mean[d], &olds[k / SMALL_SHAPES], sizeof *olds);
+            memcpy(&r.t.layer.running_var[d], &olds[k / SMALL_SHAPES], sizeof *olds);
+        }
+        check_call(&r, 0);
+        rig_free(&r);
+    }
+}
+
+/* Sample 1 has weight 0 and no gradient, and quiet NaNs and infinities for x. */
+static void check_masked(unsigned activation) {
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        const unsigned all = WITH_WEIGHTS | activation;
+        if (!exists(kind) || (kind & (all | WITH_RELU | WITH_STRIDES)) != all) {
+            continue;
+        }
+        rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
+        trial *t = &r.t;
+        const size_t row = t->x_count / t->batch.n;
+        t->sample_weight[1] = 0;
+        for (size_t j = row; j < 2 * row; j++) {
+            t->x[j] = j % 2 ? NAN : INFINITY;
+            t->dy[j] = 0;
+        }
+        check_calls(&r, CALLS_ON_BATCHES);
+        rig_free(&r);
+    }
+}
+
+/* A quiet NaN passes through additions and multiplications without a sound. */
+static void a_masked_sample_raises_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    check_masked(0);
+}
+
+/* But not through every kind of comparison and maximum. */
+static void a_masked_sample_raises_nothing_in_relu(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    check_masked(WITH_RELU);
+}
+
+/* Frozen, with gamma = 1, x so far from the mean that dgamma is just within float: dgamma / W *
+ * invstd, which only training needs, is not. Without gamma not even dgamma need be. */
+static void what_nobody_asked_for_raises_nothing(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (unsigned kind = 0; kind <= NO_SCALE; kind += NO_SCALE) {
+        const size_t shape[3] = {2, 5, 1};
+        rig r = rig_new(shape, FROZEN | kind, 1);
+        trial *t = &r.t;
+        fill(t->layer.running_mean, 5, 0.0f);
+        fill(t->layer.running_var, 5, 0.0f);
+        fill(t->x, t->x_count, 3e35f); /* xhat is 9.5e37 */
+        fill(t->dy, t->y_count, kind == 0 ? 1.5f : 4.0f);
+        if (t->layer.gamma) {
+            fill(t->layer.gamma, 5, 1.0f);
+        }
+        check_calls(&r, CALLS_ON_BATCHES);
+        rig_free(&r);
+    }
+}
+
+static void all_calls_run_with_traps(void **state) {
+    (void)state;
+#if defined(__GLIBC__) && defined(__x86_64__)
+    skip_unless(exceptions_are_seen());
+    for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
+        const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
+        static const unsigned kinds[] = {0, EVERYTHING, FROZEN | EVERYTHING, UNTRACKED};
+        for (size_t m = 0; m < COUNT_OF(kinds); m++) {
+            rig r = rig_new(shape, kinds[m], 2);
+            feclearexcept(FE_ALL_EXCEPT);
+            feenableexcept(serious);
+            for (size_t call = 0; call < CALLS; call++) {
+                litter_stack(rubbish[call % COUNT_OF(rubbish)]);
+                assert_ok(calls[call].make(&r));
+            }
+            assert_int_equal(fegetexcept(), serious);
+            fedisableexcept(serious);
+            rig_free(&r);
+        }
+    }
+#else
+    skip();
+#endif
+}
+
+/* ---- The caller's environment ---------------------------------------------------------------- */
+
+/* Ways to round, and one of doing without subnormal numbers. */
+enum { NEAREST, UPWARD, DOWNWARD, TOWARDZERO, FLUSHING, MODES };
+
+static void set_flushing(void) {
+#if defined(__SSE__)
+    _mm_setcsr(_mm_getcsr() | 0x8040); /* FTZ and DAZ */
+#elif defined(__aarch64__)
+    uint64_t fpcr;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+    __asm__ volatile("msr fpcr, %0" : : "r"(fpcr | 1u << 24));
+#endif
+}
+
+static void enter(int mode) {
+    static const int rounding[MODES] = {
+        [NEAREST] = FE_TONEAREST,
+#ifdef FE_UPWARD
+        [UPWARD] = FE_UPWARD,
+#endif
+#ifdef FE_DOWNWARD
+        [DOWNWARD] = FE_DOWNWARD,
+#endif
+#ifdef FE_TOWARDZERO
+        [TOWARDZERO] = FE_TOWARDZERO,
+#endif
+    };
+    fesetround(rounding[mode]);
+    if (mode == FLUSHING) {
+        set_flushing();
+    }
+}
+
+/* Which mode this thread computes in, found by computing. */
+static int present_mode(void) {
+    volatile float one = 1.0f, little = 1e-10f, tiny = 1e-39f;
+    const bool rounds_up = one + little > 1.0f, rounds_down = one - little < 1.0f;
+    const bool negative_down = -one - little < -1.0f;
+    return rounds_up           ? UPWARD
+           : negative_down     ? DOWNWARD
+           : rounds_down       ? TOWARDZERO
+           : tiny * one > 0.0f ? NEAREST
+                               : FLUSHING;
+}
+
+typedef struct outcome {
+    rig r;
+    float *inferred;
+} outcome;
+
+static void outcome_free(outcome *o) {
+    rig_free(&o->r);
+    free(o->inferred);
+}
+
+/* Forward, backward and inference in a mode, which is the caller's afterwards too. The data is that
+ * of a trial, but one feature's is subnormal and gives what is little more. */
+static outcome run_in(int mode, const size_t shape[3], unsigned kind, int num_threads) {
+    fenv_t before;
+    outcome o = {.r = rig_new(shape, kind, num_threads)};
+    trial *t = &o.r.t;
+    o.inferred = ref_floats(t->y_count);
+    for (size_t k = 0; k < t->x_count; k++) {
+        if (k / shape[2] % shape[1] == 0) {
+            t->dy[k] *= 1e-39f;
+            t->x[k] *= 1e-39f;
+        }
+    }
+    t->layer.beta[0] = 0;
+    if (t->layer.running_mean) {
+        t->layer.running_mean[0] = 0;
+    }
+    fegetenv(&before);
+    enter(mode);
+    trial_run(t);
+    const bn_status status = bn_layer_infer_batch(&t->layer, &t->batch, t->x, o.inferred);
+    const int after = present_mode();
+    fesetenv(&before);
+    assert_ok(status);
+    assert_int_equal(after, mode);
+    return o;
+}
+
+static void check_same(const outcome *got, const outcome *want) {
+    trial_check_same(&got->r.t, &want->r.t);
+    assert_same_bits(got->inferred, want->inferred, want->r.t.y_count);
+}
+
+static void check_modes(const size_t shape[3], unsigned kind) {
+    outcome usual = run_in(NEAREST, shape, kind, 3); /* by threads that begin like this one */
+    for (int mode = MODES - 1; mode >= NEAREST; mode--) {
+        fenv_t before;
+        fegetenv(&before);
+        enter(mode);
+        const bool works = present_mode() == mode;
+        fesetenv(&before);
+        if (!works) {
+            continue;
+        }
+        outcome alone = run_in(mode, shape, kind, 1);
+        const size_t bytes = usual.r.t.x_count * sizeof(float);
+        const bool same = memcmp(alone.r.t.dx, usual.r.t.dx, bytes) == 0;
+        assert_int_equal(same, mode == NEAREST);
+        for (int threads = 2; threads < 4; threads++) {
+            outcome shared = run_in(mode, shape, kind, threads);
+            check_same(&shared, &alone);
+            outcome_free(&shared);
+        }
+        outcome again = run_in(NEAREST, shape, kind, 3);
+        check_same(&again, &usual);
+        outcome_free(&again);
+        outcome_free(&alone);
+    }
+    outcome_free(&usual);
+}
+
+/* Of rows and of planes, with work for three threads. */
+static const size_t rows[] = {8000, 64, 1}, planes[] = {70, 20, 300};
+
+static void threads_compute_in_the_callers_mode(void **state) {
+    (void)state;
+    check_modes(rows, 0);
+    check_modes(rows, UNTRACKED | EVERYTHING);
+    check_modes(planes, EVERYTHING);
+    check_modes(planes, FROZEN);
+}
+
+/* OpenMP's threads are the whole program's. */
+static void threads_are_left_in_their_own_mode(void **state) {
+    (void)state;
+#ifdef _OPENMP
+    for (int mode = NEAREST; mode < MODES; mode++) {
+        int others = 0;
+        outcome o = run_in(mode, rows, 0, 3);
+#pragma omp parallel num_threads(3) reduction(+ : others)
+        others += present_mode() != NEAREST;
+        assert_int_equal(others, 0);
+        outcome_free(&o);
+    }
+#else
+    skip();
+#endif
+}
+
+#define assert_raises(flag, call)                                                                  \
+    do {                                                                                           \
+        feclearexcept(FE_ALL_EXCEPT);                                                              \
+        assert_ok(call);                                                                           \
+        assert_int_equal(fetestexcept(serious), flag);                                             \
+    } while (0)
+
+/* One value in a row of many makes y, or dx, overflow; no sum and no other value does. */
+static void check_overflow_is_seen(rig *r, size_t at) {
+    trial *t = &r->t;
+    const size_t n = t->batch.n;
+    t->x[at] = 3e38f;
+    assert_raises(FE_OVERFLOW, bn_layer_forward(&t->layer, n, t->x, t->y));
+    assert_raises(FE_OVERFLOW, bn_layer_infer(&t->layer, n, t->x, t->y));
+    t->x[at] = 0;
+    t->dy[at] = 3e38f;
+    assert_raises(0, bn_layer_forward(&t->layer, n, t->x, t->y));
+    assert_raises(FE_OVERFLOW, bn_layer_backward(&t->layer, n, t->x, t->dy, t->dx));
+    t->dy[at] = 0;
+}
+
+/* Whichever thread comes by it. */
+static void an_exception_reaches_the_caller(void **state) {
+    (void)state;
+    skip_unless(exceptions_are_seen());
+    for (int threads = 1; threads < 4; threads++) {
+        rig r = rig_new(rows, FROZEN, threads);
+        fill(r.t.layer.gamma, rows[1], 4);
+        fill(r.t.layer.running_mean, rows[1], 0);
+        for (size_t k = 0; k < 16; k++) {
+            check_overflow_is_seen(&r, (r.t.x_count - 1) * k / 15);
+        }
+        rig_free(&r);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ordinary_data_raises_nothing),
+        cmocka_unit_test(features_far_from_zero_raise_nothing),
+        cmocka_unit_test(a_frozen_batch_without_weight_raises_nothing),
+        cmocka_unit_test(one_frozen_sample_raises_nothing),
+        cmocka_unit_test(old_running_values_without_weight_raise_nothing),
+        cmocka_unit_test(a_masked_sample_raises_nothing),
+        cmocka_unit_test(a_masked_sample_raises_nothing_in_relu),
+        cmocka_unit_test(what_nobody_asked_for_raises_nothing),
+        cmocka_unit_test(threads_compute_in_the_callers_mode),
+        cmocka_unit_test(threads_are_left_in_their_own_mode),
+        cmocka_unit_test(an_exception_reaches_the_caller),
+        cmocka_unit_test(all_calls_run_with_traps),
+    };
+    return cmocka_run_group_tests(tests, litter_heap, NULL);
+}
