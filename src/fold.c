@@ -13,7 +13,7 @@ static void feature_affine(const bn_layer *layer, size_t d, double *scale, doubl
 }
 
 /* What both calls check of a layer that is not NULL. */
-static bn_status check(const bn_layer *layer) {
+static bn_status check_layer(const bn_layer *layer) {
     if (!bni_layer_ready(layer) || layer->running_mean == NULL) {
         return BN_STATUS_BAD_STATE;
     }
@@ -31,13 +31,22 @@ bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift) {
     if (layer == NULL || scale == NULL || shift == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    bn_status status = check(layer);
+    bn_status status = check_layer(layer);
     if (status == BN_STATUS_OK) {
         const size_t bytes = layer->num_features * sizeof(float);
         status = check_outputs(layer, scale, bytes, shift, bytes);
     }
     if (status != BN_STATUS_OK) {
         return status;
+    }
+    bool finite = true;
+    for (size_t d = 0; d < layer->num_features; d++) {
+        double a, b;
+        feature_affine(layer, d, &a, &b);
+        finite = finite && bni_finite((float)a) && bni_finite((float)b);
+    }
+    if (!finite) {
+        return BN_STATUS_NOT_FINITE;
     }
     for (size_t d = 0; d < layer->num_features; d++) {
         double a, b;
@@ -48,11 +57,32 @@ bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift) {
     return BN_STATUS_OK;
 }
 
+/* Folds one feature into its row of weights and its bias, or only says whether all that this would
+ * write is finite. */
+static bool fold_feature(const bn_layer *layer, size_t d, size_t fan_in, float *row, float *bias,
+                         bool write) {
+    double scale, shift;
+    bool finite = true;
+    feature_affine(layer, d, &scale, &shift);
+    for (size_t k = 0; k < fan_in; k++) {
+        const float weight = (float)(scale * (double)bni_load_float(row + k));
+        finite = finite && bni_finite(weight);
+        if (write) {
+            bni_store_float(row + k, weight);
+        }
+    }
+    const float start = (float)(scale * (double)bni_load_float(bias) + shift);
+    if (write) {
+        bni_store_float(bias, start);
+    }
+    return finite && bni_finite(start);
+}
+
 bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, float *bias) {
     if (layer == NULL || (weight == NULL && fan_in > 0) || bias == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    bn_status status = check(layer);
+    bn_status status = check_layer(layer);
     if (status != BN_STATUS_OK) {
         return status;
     }
@@ -64,14 +94,13 @@ bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, flo
     if (status != BN_STATUS_OK) {
         return status;
     }
-    for (size_t d = 0; d < layer->num_features; d++) {
-        double scale, shift;
-        feature_affine(layer, d, &scale, &shift);
-        float *row = fan_in == 0 ? NULL : weight + d * fan_in;
-        for (size_t k = 0; k < fan_in; k++) {
-            bni_store_float(row + k, (float)(scale * (double)bni_load_float(row + k)));
+    for (int write = 0; write < 2; write++) {
+        for (size_t d = 0; d < layer->num_features; d++) {
+            float *row = fan_in == 0 ? NULL : weight + d * fan_in;
+            if (!fold_feature(layer, d, fan_in, row, bias + d, write)) {
+                return BN_STATUS_NOT_FINITE; /* found before anything was written */
+            }
         }
-        bni_store_float(bias + d, (float)(scale * (double)bni_load_float(bias + d) + shift));
     }
     return BN_STATUS_OK;
 }

@@ -45,8 +45,11 @@
  *   where it cannot start one, and does not survive a fork() in the child: num_threads = 1 never
  *   enters it.
  * - Allocation. Only bn_layer_init and bn_moments_init allocate; OpenMP's runtime has memory of its
- *   own for its threads. Calls that compute use up to 60 KiB of stack, inference without running
- *   values up to 110.
+ *   own for its threads. A call uses at most 32 KiB of stack, beside what OpenMP's runtime takes of
+ *   the caller's where threads share the work.
+ * - Floating-point environment. It is the caller's, in all threads that work on a call: rounding
+ *   mode, flush to zero, traps; and what they raise, the caller has raised. No call raises
+ *   FE_INVALID, FE_DIVBYZERO or FE_OVERFLOW where its data does not: a NaN that is quiet stays so.
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
  *   of buffers, or on what ran before.
  */
@@ -281,9 +284,10 @@ BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
  * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
  * BN_STATUS_TOO_FEW_VALUES  n is 1 and the layer is not frozen
  * BN_STATUS_BAD_STATE       the layer was not initialized, or is frozen without running values
- * BN_STATUS_NOT_FINITE      a mean, a variance or a running value would be NaN or Inf (or beyond
- *                           float): y and the cache are written, the running values and their count
- *                           are not */
+ * BN_STATUS_NOT_FINITE      a mean or invstd would be NaN or Inf, a feature's squared deviations
+ *                           from its mean add up to more than 2^252, or a running value that this
+ *                           call updates would be NaN or Inf: y and the cache are written, the
+ *                           running values and their count are not */
 BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y);
 
 /* Normalizes by the running values: y = act(gamma * (x - running_mean) / sqrt(running_var + eps)
@@ -301,7 +305,8 @@ BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, flo
  * BN_STATUS_BAD_STATE       the layer was not initialized
  * and, on a layer without running values,
  * BN_STATUS_TOO_FEW_VALUES  n is 1
- * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf (or beyond float); y is written */
+ * BN_STATUS_NOT_FINITE      a mean or invstd is NaN or Inf, or a feature's squared deviations from
+ *                           its mean add up to more than 2^252; y is written */
 BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y);
 
 /* Differentiates the forward before it: writes dx, and dgamma and dbeta where they are learned
@@ -380,7 +385,8 @@ BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch,
  * BN_STATUS_NULL_POINTER  layer, scale or shift is NULL
  * BN_STATUS_BAD_OPTION    layer->options.eps was set to a bad value
  * BN_STATUS_OVERLAP       scale, shift and the layer's arrays overlap
- * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values */
+ * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values
+ * BN_STATUS_NOT_FINITE    a scale or shift would be NaN or Inf: nothing is written */
 BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift);
 
 /* Folds inference into the linear layer before it, out = weight * in + bias, in place:
@@ -398,7 +404,8 @@ BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shi
  * BN_STATUS_BAD_OPTION    layer->options.eps was set to a bad value
  * BN_STATUS_BAD_SHAPE     D*fan_in floats do not fit into the address space
  * BN_STATUS_OVERLAP       weight, bias and the layer's arrays overlap
- * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values */
+ * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values
+ * BN_STATUS_NOT_FINITE    a weight or bias would become NaN or Inf: nothing is written */
 BN_API bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, float *bias);
 
 /* ---- Statistics of data that does not come in one piece -------------------------------------- */

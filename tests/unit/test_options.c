@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L /* setenv */
 #include "support.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -389,6 +390,38 @@ static void fold_of_no_inputs_changes_the_bias_alone(void **state) {
     trial_free(&t);
 }
 
+/* What would become NaN or Inf, in the last feature and the last place, is refused before anything
+ * is written. */
+static void what_folds_to_no_number_changes_nothing(void **state) {
+    (void)state;
+    enum { FAN_IN = 2, BAD_VAR, BAD_GAMMA, BAD_BETA, BAD_WEIGHT, BAD_BIAS, CASES };
+    for (int which = BAD_VAR; which < CASES; which++) {
+        trial t = small(NULL);
+        float weight[D * FAN_IN], bias[D], scale[D], shift[D];
+        float want_weight[D * FAN_IN], want_bias[D];
+        for (size_t k = 0; k < D * FAN_IN; k++) {
+            want_weight[k] = weight[k] = 1;
+            want_bias[k / FAN_IN] = bias[k / FAN_IN] = 2;
+        }
+        t.layer.running_var[D - 1] = which == BAD_VAR ? -1.0f : 0.0f;
+        t.layer.gamma[D - 1] = which == BAD_GAMMA ? FLT_MAX : 1.0f;
+        t.layer.beta[D - 1] = which == BAD_BETA ? INFINITY : 0.0f;
+        want_weight[D * FAN_IN - 1] = weight[D * FAN_IN - 1] = which == BAD_WEIGHT ? FLT_MAX : 1;
+        want_bias[D - 1] = bias[D - 1] = which == BAD_BIAS ? NAN : 2;
+        fill_pattern(scale, sizeof scale);
+        fill_pattern(shift, sizeof shift);
+        assert_status(bn_layer_fold(&t.layer, FAN_IN, weight, bias), BN_STATUS_NOT_FINITE);
+        assert_same_bits(weight, want_weight, D * FAN_IN);
+        assert_same_bits(bias, want_bias, D);
+        if (which < BAD_WEIGHT) {
+            assert_status(bn_layer_affine(&t.layer, scale, shift), BN_STATUS_NOT_FINITE);
+            assert_pattern(scale, sizeof scale);
+            assert_pattern(shift, sizeof shift);
+        }
+        trial_free(&t);
+    }
+}
+
 /* ---- Names ----------------------------------------------------------------------------------- */
 
 static void every_status_has_its_own_sentence(void **state) {
@@ -506,6 +539,7 @@ int main(void) {
         cmocka_unit_test(affine_is_inference),
         cmocka_unit_test(fold_changes_the_layer_before),
         cmocka_unit_test(fold_of_no_inputs_changes_the_bias_alone),
+        cmocka_unit_test(what_folds_to_no_number_changes_nothing),
         cmocka_unit_test(every_status_has_its_own_sentence),
         cmocka_unit_test(a_status_that_is_none_has_a_sentence),
         cmocka_unit_test(the_version_is_the_header_s),

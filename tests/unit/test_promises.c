@@ -171,9 +171,9 @@ static void what_is_not_finite_stays_out_of_the_running_values(void **state) {
     }
 }
 
-/* Finite values may have a variance that no float holds, and it says so whether or not the running
- * values are to take it. */
-static void a_variance_beyond_float_is_not_finite(void **state) {
+/* Of finite values deviations may be such that no float holds them, and it says so whether or not
+ * the running values are to take their variance. */
+static void deviations_beyond_float_are_not_finite(void **state) {
     (void)state;
     for (int tracked = 0; tracked < 2; tracked++) {
         for (int keep = 0; keep < 2; keep++) {
@@ -195,6 +195,33 @@ static void a_variance_beyond_float_is_not_finite(void **state) {
             snapshot_free(&before);
             trial_free(&t);
         }
+    }
+}
+
+/* Only what is stored must be finite: a variance is not, unless it is to become a running one. */
+static void a_variance_that_is_not_stored_may_exceed_float(void **state) {
+    (void)state;
+    static const float sizes[] = {1e25f, 1e37f};
+    bn_options options = bn_options_default();
+    for (size_t k = 0; k < 2 * COUNT_OF(sizes); k++) {
+        const float size = sizes[k / 2], x[] = {-size, size}, dy[] = {1, 0};
+        const bn_batch batch = {.n = 2, .keep_running = true};
+        float y[2] = {0}, dx[2];
+        bn_layer layer;
+        options.track_running = k % 2;
+        assert_ok(bn_layer_init(&layer, 1, &options));
+        assert_ok(bn_layer_forward_batch(&layer, &batch, x, y));
+        assert_true(fabsf(y[0] + 1) < 1e-6f && fabsf(y[1] - 1) < 1e-6f);
+        assert_ok(bn_layer_backward(&layer, 2, x, dy, dx));
+        assert_true(fabsf(dx[0] * size) < 1e-6f && fabsf(dx[1] * size) < 1e-6f);
+        if (options.track_running) {
+            assert_status(bn_layer_forward(&layer, 2, x, y), BN_STATUS_NOT_FINITE);
+            assert_true(layer.running_mean[0] == 0 && layer.running_var[0] == 1);
+        } else {
+            assert_ok(bn_layer_infer(&layer, 2, x, y));
+            assert_true(fabsf(y[0] + 1) < 1e-6f && fabsf(y[1] - 1) < 1e-6f);
+        }
+        bn_layer_free(&layer);
     }
 }
 
@@ -563,6 +590,28 @@ static void the_number_of_threads_does_not_matter(void **state) {
     }
 }
 
+/* Without running values it forms the sums that training forms. */
+static void inference_by_the_batch_is_training(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.track_running = false;
+    for (size_t k = 0; k < 4 * COUNT_OF(large); k++) {
+        const size_t *shape = large[k / 4];
+        options.num_threads = k % 4 == 3 ? 0 : (int)(k % 4) + 1;
+        trial t = trial_new(shape[1], &options, (bn_batch){.n = shape[0], .spatial = shape[2]});
+        float *inferred = ref_floats(t.y_count);
+        if (k % 8 < 4) {
+            trial_add_weights(&t);
+            trial_add_residual(&t);
+        }
+        assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, inferred));
+        assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+        assert_same_bits(inferred, t.y, t.y_count);
+        free(inferred);
+        trial_free(&t);
+    }
+}
+
 /* Inference goes through a batch in other ways than training and keeps nothing, but has the bits of
  * a frozen forward. */
 static void inference_is_the_frozen_forward(void **state) {
@@ -885,7 +934,8 @@ int main(void) {
         cmocka_unit_test(an_empty_batch_leaves_the_forward_before_it),
         cmocka_unit_test(a_layer_may_begin_with_an_empty_batch),
         cmocka_unit_test(what_is_not_finite_stays_out_of_the_running_values),
-        cmocka_unit_test(a_variance_beyond_float_is_not_finite),
+        cmocka_unit_test(deviations_beyond_float_are_not_finite),
+        cmocka_unit_test(a_variance_that_is_not_stored_may_exceed_float),
         cmocka_unit_test(inference_by_a_batch_that_is_not_finite_says_so),
         cmocka_unit_test(constant_statistics_keep_a_nan_where_it_is),
         cmocka_unit_test(gradients_that_are_not_finite_are_kept_out),
@@ -898,6 +948,7 @@ int main(void) {
         cmocka_unit_test(keep_running_keeps_the_running_values),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
+        cmocka_unit_test(inference_by_the_batch_is_training),
         cmocka_unit_test(inference_is_the_frozen_forward),
         cmocka_unit_test(running_values_give_beta_at_the_mean),
         cmocka_unit_test(a_gradient_that_is_not_learned_cannot_fail),
