@@ -117,7 +117,7 @@ static void group_sums(const backward_work *work, bni_task task, double *sum_g, 
 }
 
 /* The sums of a chunk, in scratch: those of g, then those of g * (x - center). */
-static double *chunk_sums(const backward_work *work, size_t chunk) {
+static double *chunk_gradients(const backward_work *work, size_t chunk) {
     return work->scratch.chunks + 2 * chunk * bni_padded(work->batch->features);
 }
 
@@ -125,7 +125,7 @@ static void sums_worker(void *context, bni_tasks *tasks) {
     const backward_work *work = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        double *sums = chunk_sums(work, task.chunk) + bni_group_first(work->batch, task.group);
+        double *sums = chunk_gradients(work, task.chunk) + bni_group_first(work->batch, task.group);
         group_sums(work, task, sums, sums + bni_padded(work->batch->features));
     }
 }
@@ -139,7 +139,7 @@ static void add_chunks(const backward_work *work) {
     memset(sum1, 0, features * sizeof *sum1);
     memset(sum2, 0, features * sizeof *sum2);
     for (size_t chunk = 0; chunk < work->batch->chunks; chunk++) {
-        const double *sums = chunk_sums(work, chunk);
+        const double *sums = chunk_gradients(work, chunk);
         for (size_t d = 0; d < features; d++) {
             sum1[d] += sums[d];
             sum2[d] += sums[padded + d];

@@ -44,8 +44,8 @@ static void finish_moments(forward_work *work, bni_sums sums, size_t first, size
 }
 
 /* A task of a pass that writes, by the batch's or the running statistics. */
-static void write_task(const forward_work *work, const bni_batch *batch, bni_pass pass,
-                       bni_task task) {
+static void write_y(const forward_work *work, const bni_batch *batch, bni_pass pass,
+                    bni_task task) {
     const size_t first = bni_group_first(batch, task.group);
     bni_normalize_task(batch, work->layer, &work->data, pass, task,
                        (bni_feature_coef){work->layer->saved_mean + first,
@@ -53,17 +53,17 @@ static void write_task(const forward_work *work, const bni_batch *batch, bni_pas
                                           work->scratch.shift + first});
 }
 
-static void write_worker(void *context, bni_tasks *tasks) {
+static void write_y_worker(void *context, bni_tasks *tasks) {
     const forward_work *work = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        write_task(work, &work->wide, BNI_WRITES, task);
+        write_y(work, &work->wide, BNI_WRITES, task);
     }
 }
 
 static void write_all(forward_work *work, bni_order order) {
     work->wide = bni_widened(work->batch, work->batch->features);
-    bni_run(&work->wide, work->layer->internal.options.num_threads, order, write_worker, work);
+    bni_run(&work->wide, work->layer->internal.options.num_threads, order, write_y_worker, work);
 }
 
 /* All of a group's data is in one chunk: it is normalized while the caches still hold it. */
@@ -76,7 +76,7 @@ static void forward_worker(void *context, bni_tasks *tasks) {
         bni_sums sums = {0.0, work->scratch.sum1 + first, work->scratch.sum2 + first};
         bni_task_moments(work->layer->internal.kernels, batch, work->data.x, task, &sums);
         finish_moments(work, sums, first, bni_group_size(batch, task.group));
-        write_task(work, batch, BNI_FOLLOWS, task);
+        write_y(work, batch, BNI_FOLLOWS, task);
     }
 }
 

@@ -13,7 +13,7 @@ typedef struct infer_work {
     bni_sheet data;
 } infer_work;
 
-static void write_task(const infer_work *work, bni_pass pass, bni_task task, bni_feature_coef of) {
+static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni_feature_coef of) {
     bni_normalize_task(work->batch, work->layer, &work->data, pass, task, of);
 }
 
@@ -52,7 +52,7 @@ static void running_worker(void *context, bni_tasks *tasks) {
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         const size_t first = bni_group_first(work->batch, task.group);
-        write_task(work, BNI_WRITES, task,
+        infer_task(work, BNI_WRITES, task,
                    (bni_feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
                                       layer->beta == NULL ? no_shift : layer->beta + first});
     }
@@ -75,37 +75,38 @@ typedef struct group_moments {
 
 _Static_assert(sizeof(group_moments) == BNI_PART * sizeof(double), "a part in turn");
 
-static bni_sums sums_of(group_moments *moments) {
+static bni_sums sums_in(group_moments *moments) {
     return (bni_sums){moments->count, moments->mean, moments->m2};
 }
 
-typedef struct group_coef {
+typedef struct group_affine {
     float center[BNI_NARROW], scale[BNI_NARROW], shift[BNI_NARROW];
-} group_coef;
+} group_affine;
 
 typedef struct batch_work {
     infer_work infer;
     size_t group; /* where groups come one after the other: the present one */
     group_moments *moments;
-    const group_coef *coef;
+    const group_affine *coef;
     atomic_bool finite;
 } batch_work;
 
 static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
-    bni_sums sums = sums_of(moments);
+    bni_sums sums = sums_in(moments);
     bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, &sums);
     moments->count = sums.count;
 }
 
 /* From the moments of a group its coefficients. */
-static void finish_group(batch_work *work, size_t group, group_moments *moments, group_coef *coef) {
+static void finish_group(batch_work *work, size_t group, group_moments *moments,
+                         group_affine *coef) {
     const infer_work *infer = &work->infer;
     const bn_layer *layer = infer->layer;
     float mean_rest[BNI_NARROW], invstd[BNI_NARROW], invstd_rest[BNI_NARROW];
     const bni_cache cache = {coef->center, mean_rest, invstd, invstd_rest};
     const size_t first = bni_group_first(infer->batch, group);
     const size_t features = bni_group_size(infer->batch, group);
-    bni_sums sums = sums_of(moments);
+    bni_sums sums = sums_in(moments);
     sums.count = infer->batch->values; /* as in training */
     if (!layer->internal.kernels->finish_moments(&sums, features, (double)layer->options.eps,
                                                  &cache)) {
@@ -114,7 +115,7 @@ static void finish_group(batch_work *work, size_t group, group_moments *moments,
     bni_layer_affine_part(layer, &cache, first, features, coef->scale, coef->shift);
 }
 
-static bni_feature_coef feature_coef(const group_coef *coef) {
+static bni_feature_coef feature_coef(const group_affine *coef) {
     return (bni_feature_coef){coef->center, coef->scale, coef->shift};
 }
 
@@ -122,12 +123,12 @@ static bni_feature_coef feature_coef(const group_coef *coef) {
 static void groups_worker(void *context, bni_tasks *tasks) {
     batch_work *work = context;
     group_moments moments;
-    group_coef coef;
+    group_affine coef;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         chunk_moments(&work->infer, task, &moments);
         finish_group(work, task.group, &moments, &coef);
-        write_task(&work->infer, BNI_FOLLOWS, task, feature_coef(&coef));
+        infer_task(&work->infer, BNI_FOLLOWS, task, feature_coef(&coef));
     }
 }
 
@@ -137,22 +138,22 @@ static void make_part(void *context, size_t chunk, double *part) {
     chunk_moments(&work->infer, (bni_task){work->group, chunk}, (group_moments *)part);
 }
 
-static void add_part(void *context, size_t chunk, double *part) {
+static void merge_part(void *context, size_t chunk, double *part) {
     const batch_work *work = context;
-    const bni_sums sums = sums_of((group_moments *)part);
-    bni_sums all = sums_of(work->moments);
+    const bni_sums sums = sums_in((group_moments *)part);
+    bni_sums all = sums_in(work->moments);
     (void)chunk;
     work->infer.layer->internal.kernels->merge(&all, &sums,
                                                bni_group_size(work->infer.batch, work->group));
     work->moments->count = all.count;
 }
 
-static void write_worker(void *context, bni_tasks *tasks) {
+static void chunks_worker(void *context, bni_tasks *tasks) {
     const batch_work *work = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         task.group = work->group;
-        write_task(&work->infer, BNI_WRITES, task, feature_coef(work->coef));
+        infer_task(&work->infer, BNI_WRITES, task, feature_coef(work->coef));
     }
 }
 
@@ -160,15 +161,15 @@ static void infer_group(batch_work *work) {
     const int threads = work->infer.layer->internal.options.num_threads;
     const bni_batch *batch = work->infer.batch;
     group_moments moments;
-    group_coef coef;
+    group_affine coef;
     moments.count = 0.0;
     work->moments = &moments;
     work->coef = &coef;
-    bni_run_in_turn(batch, threads, &(bni_turns){make_part, add_part, work});
+    bni_run_in_turn(batch, threads, &(bni_turns){make_part, merge_part, work});
     finish_group(work, work->group, &moments, &coef);
     bni_batch alone = *batch;
     alone.groups = 1;
-    bni_run(&alone, threads, BNI_BY_CHUNK_BACK, write_worker, work);
+    bni_run(&alone, threads, BNI_BY_CHUNK_BACK, chunks_worker, work);
 }
 
 /* False where the batch's statistics are not finite. */

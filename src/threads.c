@@ -44,7 +44,7 @@ static size_t share_begin(const run *r, size_t thread) {
 }
 
 /* How many tasks of a share were taken before this one. */
-static size_t take(atomic_size_t *taken, bool alone) {
+static size_t take_task(atomic_size_t *taken, bool alone) {
     if (alone) { /* an atomic addition is dear beside the smallest batch */
         const size_t before = atomic_load_explicit(taken, memory_order_relaxed);
         atomic_store_explicit(taken, before + 1, memory_order_relaxed);
@@ -59,7 +59,7 @@ bool bni_next_task(bni_tasks *tasks, bni_task *task) {
     for (; tasks->done < r->threads; tasks->done++) {
         const size_t thread = (tasks->own + tasks->done) % r->threads;
         const size_t begin = share_begin(r, thread), end = share_begin(r, thread + 1);
-        const size_t taken = take(&r->taken[thread], r->threads == 1);
+        const size_t taken = take_task(&r->taken[thread], r->threads == 1);
         if (taken < end - begin) {
             const size_t i = r->order == BNI_BY_CHUNK_BACK ? end - 1 - taken : begin + taken;
             *task = r->order == BNI_BY_GROUP ? (bni_task){i / batch->chunks, i % batch->chunks}

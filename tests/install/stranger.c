@@ -3,6 +3,7 @@
 #include <batchnorm/bn_layer.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int failures;
@@ -35,6 +36,13 @@ static void use(bn_layer *layer) {
     layer->options.eps = 2.5f; /* the root of running_var + eps is 2 again */
     EXPECT(bn_layer_infer(layer, 2, x, y) == BN_STATUS_OK);
     EXPECT(y[0] == 2.0f && y[1] == 3.0f);
+
+    /* No flag that the library was built with makes it take a NaN for a number. */
+    const float nan_x[2] = {strtof("nan", NULL), 1};
+    EXPECT(bn_layer_forward(layer, 2, nan_x, y) == BN_STATUS_NOT_FINITE);
+    layer->options.eps = nan_x[0];
+    EXPECT(bn_layer_infer(layer, 2, x, y) == BN_STATUS_BAD_OPTION);
+    layer->options.eps = 2.5f;
 
     float scale, shift;
     EXPECT(bn_layer_affine(layer, &scale, &shift) == BN_STATUS_OK);
