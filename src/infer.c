@@ -6,6 +6,7 @@
 #include "normalize.h"
 
 #include <stdatomic.h>
+#include <string.h>
 
 typedef struct infer_work {
     const bn_layer *layer;
@@ -20,8 +21,8 @@ static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni
 /* ---- By the running values ------------------------------------------------------------------ */
 
 /* The scale alone is computed, of so many features at once: wide enough that rows are read whole,
- * or in runs of 16 KiB, which cost as much as whole ones. */
-#define SCALES ((size_t)4096)
+ * or in runs of 8 KiB. */
+#define SCALES ((size_t)2048)
 
 /* The scales of some features; none as long as there are no features. */
 typedef struct scales {
@@ -83,11 +84,16 @@ typedef struct group_affine {
     float center[BNI_NARROW], scale[BNI_NARROW], shift[BNI_NARROW];
 } group_affine;
 
+/* What is known of a group, in one place on the stack: first the one, then the other. */
+typedef union group_state {
+    group_moments moments;
+    group_affine affine;
+} group_state;
+
 typedef struct batch_work {
     infer_work infer;
     size_t group; /* where groups come one after the other: the present one */
-    group_moments *moments;
-    const group_affine *coef;
+    group_state *state;
     atomic_bool finite;
 } batch_work;
 
@@ -98,41 +104,43 @@ static void chunk_moments(const infer_work *work, bni_task task, group_moments *
 }
 
 /* From the moments of a group its coefficients. */
-static void finish_group(batch_work *work, size_t group, group_moments *moments,
-                         group_affine *coef) {
+static void finish_group(batch_work *work, size_t group, group_state *state) {
     const infer_work *infer = &work->infer;
     const bn_layer *layer = infer->layer;
+    group_affine affine;
     float mean_rest[BNI_NARROW], invstd[BNI_NARROW], invstd_rest[BNI_NARROW];
-    const bni_cache cache = {coef->center, mean_rest, invstd, invstd_rest};
+    const bni_cache cache = {affine.center, mean_rest, invstd, invstd_rest};
     const size_t first = bni_group_first(infer->batch, group);
     const size_t features = bni_group_size(infer->batch, group);
-    bni_sums sums = sums_in(moments);
+    bni_sums sums = sums_in(&state->moments);
     sums.count = infer->batch->values; /* as in training */
     if (!layer->internal.kernels->finish_moments(&sums, features, (double)layer->options.eps,
                                                  &cache)) {
         atomic_store(&work->finite, false);
     }
-    bni_layer_affine_part(layer, &cache, first, features, coef->scale, coef->shift);
+    bni_layer_affine_part(layer, &cache, first, features, affine.scale, affine.shift);
+    memcpy(state->affine.center, affine.center, features * sizeof *affine.center);
+    memcpy(state->affine.scale, affine.scale, features * sizeof *affine.scale);
+    memcpy(state->affine.shift, affine.shift, features * sizeof *affine.shift);
 }
 
-static bni_feature_coef feature_coef(const group_affine *coef) {
-    return (bni_feature_coef){coef->center, coef->scale, coef->shift};
+static bni_feature_coef coef_in(const group_state *state) {
+    return (bni_feature_coef){state->affine.center, state->affine.scale, state->affine.shift};
 }
 
 /* Groups that are whole, each by one thread. */
-static void groups_worker(void *context, bni_tasks *tasks) {
+static void whole_groups_worker(void *context, bni_tasks *tasks) {
     batch_work *work = context;
-    group_moments moments;
-    group_affine coef;
+    group_state state;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        chunk_moments(&work->infer, task, &moments);
-        finish_group(work, task.group, &moments, &coef);
-        infer_task(&work->infer, BNI_FOLLOWS, task, feature_coef(&coef));
+        chunk_moments(&work->infer, task, &state.moments);
+        finish_group(work, task.group, &state);
+        infer_task(&work->infer, BNI_FOLLOWS, task, coef_in(&state));
     }
 }
 
-/* A group of several chunks, whose moments are merged in the order that training merges them in. */
+/* A group of several chunks: its moments are merged in the order that training merges them in. */
 static void make_part(void *context, size_t chunk, double *part) {
     const batch_work *work = context;
     chunk_moments(&work->infer, (bni_task){work->group, chunk}, (group_moments *)part);
@@ -141,11 +149,11 @@ static void make_part(void *context, size_t chunk, double *part) {
 static void merge_part(void *context, size_t chunk, double *part) {
     const batch_work *work = context;
     const bni_sums sums = sums_in((group_moments *)part);
-    bni_sums all = sums_in(work->moments);
+    bni_sums all = sums_in(&work->state->moments);
     (void)chunk;
     work->infer.layer->internal.kernels->merge(&all, &sums,
                                                bni_group_size(work->infer.batch, work->group));
-    work->moments->count = all.count;
+    work->state->moments.count = all.count;
 }
 
 static void chunks_worker(void *context, bni_tasks *tasks) {
@@ -153,23 +161,30 @@ static void chunks_worker(void *context, bni_tasks *tasks) {
     bni_task task;
     while (bni_next_task(tasks, &task)) {
         task.group = work->group;
-        infer_task(&work->infer, BNI_WRITES, task, feature_coef(work->coef));
+        infer_task(&work->infer, BNI_WRITES, task, coef_in(work->state));
     }
 }
 
 static void infer_group(batch_work *work) {
     const int threads = work->infer.layer->internal.options.num_threads;
-    const bni_batch *batch = work->infer.batch;
-    group_moments moments;
-    group_affine coef;
-    moments.count = 0.0;
-    work->moments = &moments;
-    work->coef = &coef;
-    bni_run_in_turn(batch, threads, &(bni_turns){make_part, merge_part, work});
-    finish_group(work, work->group, &moments, &coef);
-    bni_batch alone = *batch;
+    bni_batch alone = *work->infer.batch;
     alone.groups = 1;
+    work->state->moments.count = 0.0;
+    bni_run_in_turn(&alone, threads, &(bni_turns){make_part, merge_part, work});
+    finish_group(work, work->group, work->state);
     bni_run(&alone, threads, BNI_BY_CHUNK_BACK, chunks_worker, work);
+}
+
+/* Groups one after the other, each by all threads. */
+static void split_groups_worker(void *context, bni_tasks *tasks) {
+    batch_work *work = context;
+    group_state state;
+    bni_task task;
+    work->state = &state;
+    while (bni_next_task(tasks, &task)) {
+        work->group = task.group;
+        infer_group(work);
+    }
 }
 
 /* False where the batch's statistics are not finite. */
@@ -178,12 +193,12 @@ static bool infer_by_batch(const bni_batch *batch, infer_work infer) {
     infer.batch = &narrow;
     batch_work work = {.infer = infer, .finite = true};
     if (narrow.chunks == 1) {
-        bni_run(&narrow, infer.layer->internal.options.num_threads, BNI_BY_CHUNK, groups_worker,
-                &work);
+        bni_run(&narrow, infer.layer->internal.options.num_threads, BNI_BY_CHUNK,
+                whole_groups_worker, &work);
     } else {
-        for (work.group = 0; work.group < narrow.groups; work.group++) {
-            infer_group(&work);
-        }
+        bni_batch groups = narrow;
+        groups.chunks = 1;
+        bni_run(&groups, 1, BNI_BY_CHUNK, split_groups_worker, &work);
     }
     return work.finite;
 }

@@ -214,11 +214,11 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
     if (merged.count == 0.0) {
         return BN_STATUS_OK;
     }
-    int bad = !bni_finite_double(merged.count);
+    bool finite = bni_finite_double(merged.count);
     for (size_t d = 0; d < features; d++) {
-        bad |= !bni_finite_double(merged.mean[d]) | !bni_finite_double(merged.m2[d]);
+        finite = finite && bni_finite_double(merged.mean[d]) && bni_finite_double(merged.m2[d]);
     }
-    if (bad) {
+    if (!finite) {
         return BN_STATUS_NOT_FINITE;
     }
     memcpy(moments->mean, merged.mean, features * sizeof *merged.mean);

@@ -76,8 +76,7 @@ static void run_member(void *context, size_t thread) {
     publish(r->batch);
 }
 
-/* Of the functions on the way to a task only these have arrays on the stack, one after the other:
- * whoever works alone needs but one counter. */
+/* A function of its own, so that whoever works alone has but one counter on the stack. */
 static void run_on_team(run *r) {
     atomic_size_t taken[BNI_MOST_THREADS];
     for (size_t t = 0; t < r->threads; t++) {
@@ -124,15 +123,19 @@ static void make_in_turn(void *context, size_t chunk) {
     bni_team_turn(add_part, &part, chunk);
 }
 
+static void make_alone(size_t chunks, const bni_turns *turns) {
+    made_part part;
+    part.turns = turns;
+    for (size_t chunk = 0; chunk < chunks; chunk++) {
+        turns->make(turns->context, chunk, part.values);
+        add_part(&part, chunk);
+    }
+}
+
 void bni_run_in_turn(const bni_batch *batch, int num_threads, bni_turns *turns) {
     const size_t threads = threads_for(batch, num_threads);
     if (threads == 1) {
-        made_part part;
-        part.turns = turns;
-        for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-            turns->make(turns->context, chunk, part.values);
-            add_part(&part, chunk);
-        }
+        make_alone(batch->chunks, turns);
     } else {
         bni_team_in_turn(threads, batch->chunks, make_in_turn, turns);
     }

@@ -1,7 +1,7 @@
 /*
  * Every size gives the reference's numbers: below, at and above the widths of vectors, of the
- * library's blocks (256 rows), of its panels (1024 columns) and of what inference prepares at once
- * (4096 features).
+ * library's blocks (256 rows), of its panels (512 columns) and of what inference prepares at once
+ * (2048 features).
  */
 #include "support.h"
 
