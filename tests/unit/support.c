@@ -1,11 +1,14 @@
 /*
  * The helpers of support.h.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "support.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* ---- Comparisons ----------------------------------------------------------------------------- */
 
@@ -61,6 +64,28 @@ void support_assert_pattern(const void *memory, size_t bytes, const char *what, 
             _fail(file, line);
         }
     }
+}
+
+/* ---- Guard pages ----------------------------------------------------------------------------- */
+
+guarded guarded_new(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    guarded g = {.bytes = (bytes + page - 1) / page * page};
+    g.all = g.bytes + 2 * page;
+    g.pages = mmap(NULL, g.all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.pages != MAP_FAILED);
+    g.start = g.pages + page;
+    assert_int_equal(mprotect(g.start, g.bytes, PROT_READ | PROT_WRITE), 0);
+    return g;
+}
+
+void guarded_free(guarded *g) {
+    munmap(g->pages, g->all);
+}
+
+void *guarded_place(const guarded *g, size_t bytes, bool at_end) {
+    assert_in_range(bytes, 1, g->bytes);
+    return at_end ? g->start + (g->bytes - bytes) : g->start;
 }
 
 /* ---- Snapshots ------------------------------------------------------------------------------- */

@@ -49,6 +49,20 @@ void support_assert_within(double error, double limit, const char *what, const c
 void support_assert_pattern(const void *memory, size_t bytes, const char *what, const char *file,
                             int line);
 
+/* ---- Guard pages ----------------------------------------------------------------------------- */
+
+/* Memory between two pages whose every access ends the program. */
+typedef struct guarded {
+    unsigned char *pages, *start;
+    size_t bytes, all;
+} guarded;
+
+guarded guarded_new(size_t bytes);
+void guarded_free(guarded *g);
+
+/* So many bytes, the first behind the one guard or the last before the other. */
+void *guarded_place(const guarded *g, size_t bytes, bool at_end);
+
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
 /* A layer's struct and copies of all its arrays, the rests of the cache included. */

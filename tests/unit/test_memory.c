@@ -2,14 +2,14 @@
  * Memory: init survives its failure, nothing else asks for any, and no call touches a byte that is
  * not a buffer's. Linked with --wrap, so that malloc and its like come here first.
  */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "support.h"
 
+#include "tuning.h"
+
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* ---- The allocator --------------------------------------------------------------------------- */
 
@@ -152,23 +152,6 @@ static void init_in_allocates_nothing(void **state) {
 
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
-/* Memory between two pages whose every access ends the program. */
-typedef struct guarded {
-    unsigned char *pages, *start;
-    size_t bytes, all;
-} guarded;
-
-static guarded guarded_new(size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    guarded g = {.bytes = (bytes + page - 1) / page * page};
-    g.all = g.bytes + 2 * page;
-    g.pages = mmap(NULL, g.all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(g.pages != MAP_FAILED);
-    g.start = g.pages + page;
-    assert_int_equal(mprotect(g.start, g.bytes, PROT_READ | PROT_WRITE), 0);
-    return g;
-}
-
 /* What a trial points to, each in its own guarded memory. */
 enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, LAYER, BUFFERS };
 static guarded buffers[BUFFERS];
@@ -184,16 +167,13 @@ static int map_buffers(void **state) {
 static int unmap_buffers(void **state) {
     (void)state;
     for (size_t k = 0; k < BUFFERS; k++) {
-        munmap(buffers[k].pages, buffers[k].all);
+        guarded_free(&buffers[k]);
     }
     return 0;
 }
 
-/* So many bytes, the first behind the one guard or the last before the other. */
 static void *place(size_t which, size_t bytes, bool at_end) {
-    const guarded *g = &buffers[which];
-    assert_in_range(bytes, 1, g->bytes);
-    return at_end ? g->start + (g->bytes - bytes) : g->start;
+    return guarded_place(&buffers[which], bytes, at_end);
 }
 
 static float *place_input(size_t which, const float *values, size_t count, bool at_end) {
@@ -214,8 +194,17 @@ static float *place_output(size_t which, const float *values, size_t count, bool
     return placed;
 }
 
+/* What decides speed must not decide bits, so all of it may be had at any size: the ways of large
+ * batches, all at once and streaming and fetching without the other; the last is what there is. */
+static const bni_tuning tunings[] = {
+    {0, 0, 0}, {0, HUGE_VAL, HUGE_VAL}, {HUGE_VAL, 0, HUGE_VAL}, {8388608, 131072, 262144}};
+
+/* With each of these, at the beginning and at the end. */
+enum { WAYS = 2 * COUNT_OF(tunings) };
+
 /* The trial with all its buffers, and its layer's memory, between guards; not yet run. */
-static trial guard(const trial *t, bool at_end) {
+static trial guard(const trial *t, size_t way) {
+    const bool at_end = way % 2;
     const size_t features = t->layer.num_features;
     const size_t bytes = bn_layer_bytes(features, &t->layer.options);
     ref_random random = {1}; /* as trial_new */
@@ -223,6 +212,7 @@ static trial guard(const trial *t, bool at_end) {
     assert_ok(bn_layer_init_in(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end),
                                bytes));
     ref_fill_layer(&random, &g.layer);
+    g.layer.internal.tuning = &tunings[way / 2];
     g.x = place_input(X, t->x, t->x_count, at_end);
     g.dy = place_input(DY, t->dy, t->y_count, at_end);
     g.residual = place_input(RESIDUAL, t->residual, t->y_count, at_end);
@@ -251,15 +241,15 @@ static void check_guarded(size_t features, bn_batch batch, bool everything) {
         trial_add_residual(&t);
     }
     trial_check(&t);
-    for (int at_end = 0; at_end < 2; at_end++) {
-        trial g = guard(&t, at_end);
+    for (size_t k = 0; k < WAYS; k++) {
+        trial g = guard(&t, k);
         trial_run(&g);
         trial_check_same(&g, &t);
     }
     float *trained = copy_floats(t.y, t.y_count);
     trial_check_infer(&t);
-    for (int at_end = 0; at_end < 2; at_end++) {
-        trial g = guard(&t, at_end);
+    for (size_t k = 0; k < WAYS; k++) {
+        trial g = guard(&t, k);
         assert_ok(bn_layer_forward_batch(&g.layer, &g.batch, g.x, g.y));
         assert_same_bits(g.y, trained, t.y_count);
         assert_ok(bn_layer_infer_batch(&g.layer, &g.batch, g.x, g.y));

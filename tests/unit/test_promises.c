@@ -497,6 +497,31 @@ static void keep_running_keeps_the_running_values(void **state) {
     trial_free(&t);
 }
 
+/* With 16 or 32 features the layer's arrays touch: one element too many is another array's first. */
+static void set_running_sets_the_running_values_alone(void **state) {
+    (void)state;
+    for (size_t features = 16; features <= 32; features += 16) {
+        trial t = trial_new(features, NULL, (bn_batch){.n = N});
+        bn_moments moments;
+        trial_run(&t);
+        snapshot before = snapshot_take(&t.layer);
+        assert_ok(bn_moments_init(&moments, features));
+        assert_ok(bn_moments_add(&moments, &t.batch, t.dy));
+        assert_ok(bn_layer_set_running(&t.layer, &moments));
+        for (size_t d = 0; d < features; d++) {
+            assert_true(t.layer.running_mean[d] == (float)moments.mean[d]);
+            assert_true(fabsf(t.layer.running_var[d] - (float)(moments.m2[d] / (N - 1))) < 1e-6f);
+        }
+        memcpy(t.layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN],
+               features * sizeof(float));
+        memcpy(t.layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], features * sizeof(float));
+        snapshot_check(&before, &t.layer);
+        bn_moments_free(&moments);
+        snapshot_free(&before);
+        trial_free(&t);
+    }
+}
+
 /* ---- The same bits --------------------------------------------------------------------------- */
 
 typedef struct reader {
@@ -946,6 +971,7 @@ int main(void) {
         cmocka_unit_test(backward_twice_is_backward_once),
         cmocka_unit_test(accumulated_gradients_add_up),
         cmocka_unit_test(keep_running_keeps_the_running_values),
+        cmocka_unit_test(set_running_sets_the_running_values_alone),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
         cmocka_unit_test(inference_by_the_batch_is_training),

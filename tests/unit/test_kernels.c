@@ -1,0 +1,446 @@
+/*
+ * Every variant of every kernel, on data of a few KB: each array, of data and of what belongs to
+ * columns or features, ends at a page that may not be touched, or begins behind one. All numbers are
+ * multiples of small powers of two, so that whatever the order of operations the result is exact: it
+ * must be equal to the plain formula's.
+ */
+#include "support.h"
+
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Memory ---------------------------------------------------------------------------------- */
+
+enum { X, RESIDUAL, Y, DY, DX, WEIGHT, OUT, DRESIDUAL, BUFFERS };
+enum { CENTER, SCALE, SHIFT, SLOPE, OFFSET, SUM1, SUM2, EXTRA1, EXTRA2, ARRAYS };
+static guarded buffers[BUFFERS], arrays[ARRAYS];
+
+static int map_memory(void **state) {
+    (void)state;
+    for (size_t k = 0; k < BUFFERS; k++) {
+        buffers[k] = guarded_new(32768);
+    }
+    for (size_t k = 0; k < ARRAYS; k++) {
+        arrays[k] = guarded_new(16384);
+    }
+    return 0;
+}
+
+static int unmap_memory(void **state) {
+    (void)state;
+    for (size_t k = 0; k < BUFFERS; k++) {
+        guarded_free(&buffers[k]);
+    }
+    for (size_t k = 0; k < ARRAYS; k++) {
+        guarded_free(&arrays[k]);
+    }
+    return 0;
+}
+
+/* Multiples of step, some of either sign. Every array is different. */
+static void *fill_multiples(float *values, size_t count, float step, unsigned which) {
+    for (size_t k = 0; k < count; k++) {
+        values[k] = step * (float)((int)((k * 7 + which * 5 + k / 13) % 31) - 15);
+    }
+    return values;
+}
+
+static float *floats(const guarded *g, size_t count, bool at_end) {
+    return guarded_place(g, count * sizeof(float), at_end);
+}
+
+static double *sums(size_t which, size_t count, bool at_end) {
+    double *values = guarded_place(&arrays[which], count * sizeof *values, at_end);
+    for (size_t k = 0; k < count; k++) {
+        values[k] = 0.25 * (double)k;
+    }
+    return values;
+}
+
+/* ---- Sheets ---------------------------------------------------------------------------------- */
+
+typedef struct form {
+    size_t rows, cols, gap, planes, tail, plane_gap;
+} form;
+
+/* Below, at and above the widths of vectors and tiles, rows that are streamed from their first whole
+ * line on (256 columns and more), planes of whole and broken rows. */
+static const form forms[] = {
+    {1, 1, 0, 0, 0, 0},    {3, 7, 0, 0, 0, 0},   {4, 16, 0, 0, 0, 0},   {5, 33, 3, 0, 0, 0},
+    {2, 64, 16, 0, 0, 0},  {3, 131, 1, 0, 0, 0}, {3, 256, 0, 0, 0, 0},  {4, 300, 0, 0, 0, 0},
+    {3, 300, 20, 0, 0, 0}, {2, 509, 3, 0, 0, 0}, {2, 512, 16, 0, 0, 0}, {3, 8, 0, 3, 5, 0},
+    {2, 16, 0, 2, 0, 0},   {2, 32, 0, 3, 31, 0}, {1, 64, 0, 2, 1, 0},   {2, 64, 0, 3, 63, 16},
+    {3, 32, 0, 1, 17, 0},  {0, 32, 0, 2, 19, 0}, {4, 64, 0, 1, 0, 1}};
+
+typedef struct setting {
+    const form *of;
+    bool at_end, stream, ahead, weighted;
+    size_t band, shift; /* where an output begins, in elements, unless it ends at the guard */
+} setting;
+
+/* A plane has BNI_PLANE_WIDTH columns, however many of them its rows have. */
+static size_t columns_of(const form *f) {
+    return f->planes == 0 ? f->cols : f->planes * BNI_PLANE_WIDTH;
+}
+
+static size_t stride_of(const form *f) {
+    return f->cols + f->gap;
+}
+
+static size_t plane_of(const form *f) {
+    return f->rows * f->cols + f->tail + f->plane_gap;
+}
+
+static size_t count_of(const form *f) {
+    return f->planes == 0 ? (f->rows - 1) * stride_of(f) + f->cols
+                          : f->planes * plane_of(f) - f->plane_gap;
+}
+
+static float *output(const setting *s, size_t which) {
+    float *values = floats(&buffers[which], count_of(s->of), s->at_end);
+    values += s->at_end ? 0 : s->shift;
+    fill_pattern(values, count_of(s->of) * sizeof *values);
+    return values;
+}
+
+static const float *input(const setting *s, size_t which, float step) {
+    const size_t count = count_of(s->of);
+    return fill_multiples(floats(&buffers[which], count, s->at_end), count, step, (unsigned)which);
+}
+
+static bni_sheet sheet_of(const setting *s) {
+    static const float weights[] = {0.5f, 0, 2, 1, 0.25f, 1};
+    const form *f = s->of;
+    bni_sheet sheet = {.rows = f->rows,
+                       .cols = f->cols,
+                       .x_stride = stride_of(f),
+                       .y_stride = stride_of(f),
+                       .planes = f->planes == 0 ? 1 : f->planes,
+                       .plane_stride = f->planes == 0 ? 0 : plane_of(f),
+                       .tail = f->tail,
+                       .x = input(s, X, 0.125f),
+                       .band = s->band < f->rows || f->rows == 0 ? s->band : f->rows,
+                       .x_ahead = s->ahead ? 40 : 0,
+                       .dy_ahead = s->ahead ? 40 : 0,
+                       .part_ahead = 64,
+                       .stream = s->stream};
+    if (s->weighted) {
+        const size_t count = f->planes == 0 ? f->rows : 1;
+        float *placed = floats(&buffers[WEIGHT], count, s->at_end);
+        memcpy(placed, weights + (f->planes == 0 ? 0 : f->rows % 3), count * sizeof *placed);
+        sheet.weight = placed;
+        sheet.weight_step = f->planes == 0;
+    }
+    return sheet;
+}
+
+/* Multiples of step and what is added to them, a value a column; all of a plane's are its feature's.
+ */
+static const float *coefficient(const setting *s, size_t which, float step, float more) {
+    const size_t count = columns_of(s->of), each = s->of->planes == 0 ? 1 : BNI_PLANE_WIDTH;
+    float *values = floats(&arrays[which], count, s->at_end);
+    fill_multiples(values, count, step, (unsigned)which);
+    for (size_t c = 0; c < count; c++) {
+        values[c] = c % each == 0 ? values[c] + more : values[c - 1];
+    }
+    return values;
+}
+
+/* shift is an odd multiple of 1/1024, and d * scale one of 1/64: no y is 0. */
+static bni_coef coef_of(const setting *s, bool constant) {
+    return (bni_coef){.center = coefficient(s, CENTER, 0.25f, 0),
+                      .scale = coefficient(s, SCALE, 0.125f, 0),
+                      .shift = coefficient(s, SHIFT, 1.0f / 512, 1.0f / 1024),
+                      .slope = constant ? NULL : coefficient(s, SLOPE, 0.25f, 0),
+                      .offset = constant ? NULL : coefficient(s, OFFSET, 0.125f, 0)};
+}
+
+/* One element of a sheet. */
+typedef struct place {
+    size_t at, column, row;
+} place;
+
+/* The next element, in any order; false behind the last. Begins with {0, 0, 0} and k = 0. */
+static bool next_place(const form *f, size_t k, place *p) {
+    const size_t width = f->cols, plane = f->rows * width + f->tail;
+    if (f->planes == 0) {
+        *p = (place){k / width * stride_of(f) + k % width, k % width, k / width};
+        return k < f->rows * width;
+    }
+    const size_t in = k % plane;
+    *p =
+        (place){k / plane * plane_of(f) + in, k / plane * BNI_PLANE_WIDTH + in % width, in / width};
+    return k < f->planes * plane;
+}
+
+static double weight_at(const bni_sheet *sheet, size_t row) {
+    return sheet->weight == NULL ? 1.0 : (double)sheet->weight[row * sheet->weight_step];
+}
+
+static double z_at(const bni_sheet *sheet, const bni_coef *coef, place p) {
+    const double d = (double)sheet->x[p.at] - (double)coef->center[p.column];
+    return d * (double)coef->scale[p.column] + (double)coef->shift[p.column];
+}
+
+static double g_at(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, place p) {
+    const double dy = (double)sheet->dy[p.at];
+    switch (mask) {
+    case BNI_MASK_X:
+        return z_at(sheet, coef, p) > 0 ? dy : 0.0;
+    case BNI_MASK_Y:
+        return sheet->y[p.at] > 0 ? dy : 0.0;
+    default:
+        return dy;
+    }
+}
+
+static void describe_setting(const setting *s, const char *kernel, int variant) {
+    const form *f = s->of;
+    print_error("%s %d: %zu x %zu + %zu, %zu planes, tail %zu, band %zu, shift %zu%s%s%s%s\n",
+                kernel, variant, f->rows, f->cols, f->gap, f->planes, f->tail, s->band, s->shift,
+                s->at_end ? ", at the end" : "", s->stream ? ", streamed" : "",
+                s->ahead ? ", ahead" : "", s->weighted ? ", weighted" : "");
+}
+
+/* out[element] is what it should be, and is then as if it had not been written. */
+static void check_element(const setting *s, const char *kernel, int variant, float *out, place p,
+                          double want) {
+    if ((double)out[p.at] != want) {
+        describe_setting(s, kernel, variant);
+        print_error("element %zu is %g, not %g\n", p.at, (double)out[p.at], want);
+        fail();
+    }
+    fill_pattern(out + p.at, sizeof *out);
+}
+
+/* ---- Kernels over data ----------------------------------------------------------------------- */
+
+static void check_normalize(const setting *s, const bn_kernels *kernels) {
+    for (int variant = 0; variant < 4; variant++) {
+        const bool relu = variant & 1;
+        bni_sheet sheet = sheet_of(s);
+        const bni_coef coef = coef_of(s, true);
+        sheet.residual = variant & 2 ? input(s, RESIDUAL, 0.125f) : NULL;
+        float *out = sheet.out = output(s, OUT);
+        kernels->normalize(&sheet, &coef, relu);
+        place p;
+        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+            const double z = z_at(&sheet, &coef, p) +
+                             (sheet.residual == NULL ? 0.0 : (double)sheet.residual[p.at]);
+            check_element(s, "normalize", variant, out, p, relu && z < 0 ? 0.0 : z);
+        }
+        assert_pattern(out, count_of(s->of) * sizeof *out);
+    }
+}
+
+static void check_grad_input(const setting *s, const bn_kernels *kernels) {
+    for (int variant = 0; variant < 12; variant++) {
+        const bni_mask mask = (bni_mask)(variant % 3);
+        const bool constant = variant / 3 % 2;
+        bni_sheet sheet = sheet_of(s);
+        const bni_coef coef = coef_of(s, constant);
+        sheet.dy = input(s, DY, 0.5f);
+        sheet.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
+        float *dresidual = sheet.dresidual = variant >= 6 ? output(s, DRESIDUAL) : NULL;
+        float *dx = sheet.dx = output(s, DX);
+        kernels->grad_input(&sheet, &coef, mask);
+        place p;
+        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+            const double g = g_at(&sheet, &coef, mask, p);
+            const double d = (double)sheet.x[p.at] - (double)coef.center[p.column];
+            const double through =
+                constant ? 0.0
+                         : weight_at(&sheet, p.row) *
+                               (d * (double)coef.slope[p.column] + (double)coef.offset[p.column]);
+            check_element(s, "grad_input", variant, dx, p,
+                          (double)coef.scale[p.column] * (g + through));
+            if (dresidual != NULL) {
+                check_element(s, "grad_input's dresidual", variant, dresidual, p, g);
+            }
+        }
+        assert_pattern(dx, count_of(s->of) * sizeof *dx);
+    }
+}
+
+/* s1 and s2, as they were and what the elements of each column add. */
+static void check_sums(const setting *s, const char *kernel, int variant, const double *s1,
+                       const double *s2, const double *add1, const double *add2) {
+    for (size_t c = 0; c < columns_of(s->of); c++) {
+        const double before = 0.25 * (double)c;
+        if (s1[c] != before + add1[c] || s2[c] != before + add2[c]) {
+            describe_setting(s, kernel, variant);
+            print_error("column %zu: %g and %g, not %g and %g\n", c, s1[c], s2[c], before + add1[c],
+                        before + add2[c]);
+            fail();
+        }
+    }
+}
+
+static void check_moments(const setting *s, const bn_kernels *kernels) {
+    const bni_sheet sheet = sheet_of(s);
+    const float *pivot = coefficient(s, CENTER, 0.25f, 0);
+    double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
+    double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
+    double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
+    kernels->moments(&sheet, pivot, s1, s2);
+    place p;
+    for (size_t k = 0; next_place(s->of, k, &p); k++) {
+        const double d = (double)sheet.x[p.at] - (double)pivot[p.column];
+        add1[p.column] += weight_at(&sheet, p.row) * d;
+        add2[p.column] += weight_at(&sheet, p.row) * d * d;
+    }
+    check_sums(s, "moments", 0, s1, s2, add1, add2);
+}
+
+static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
+    for (int mask = BNI_MASK_NONE; mask <= BNI_MASK_Y; mask++) {
+        bni_sheet sheet = sheet_of(s);
+        bni_coef coef = coef_of(s, true);
+        sheet.dy = input(s, DY, 0.5f);
+        sheet.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
+        if (mask != BNI_MASK_X) {
+            coef.scale = coef.shift = NULL;
+        }
+        double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
+        double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
+        double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
+        kernels->grad_sums(&sheet, &coef, (bni_mask)mask, s1, s2);
+        place p;
+        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+            const double g = g_at(&sheet, &coef, (bni_mask)mask, p);
+            add1[p.column] += g;
+            add2[p.column] += g * ((double)sheet.x[p.at] - (double)coef.center[p.column]);
+        }
+        check_sums(s, "grad_sums", mask, s1, s2, add1, add2);
+    }
+}
+
+static void check_variants(void (*check)(const setting *s, const bn_kernels *kernels),
+                           bool writes) {
+    static const size_t bands[] = {1, 2, 100}, shifts[] = {0, 1, 4, 15};
+    const bn_kernels *kernels = bni_kernels_select();
+    for (size_t k = 0; k < COUNT_OF(forms); k++) {
+        for (unsigned bits = 0; bits < 16; bits++) {
+            setting s = {.of = &forms[k],
+                         .at_end = bits & 1,
+                         .stream = bits & 2,
+                         .ahead = bits & 4,
+                         .weighted = bits & 8,
+                         .band = 100};
+            if ((s.stream && !writes) ||
+                (forms[k].planes > 0 && s.of->cols > BNI_PLANE_WIDTH / 2 && !writes)) {
+                continue;
+            }
+            for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(shifts) : 1); m++) {
+                s.band = writes ? bands[m % COUNT_OF(bands)] : 100;
+                s.shift = writes ? shifts[m / COUNT_OF(bands)] : 0;
+                check(&s, kernels);
+            }
+        }
+    }
+}
+
+static void every_normalize_is_right(void **state) {
+    (void)state;
+    check_variants(check_normalize, true);
+}
+
+static void every_grad_input_is_right(void **state) {
+    (void)state;
+    check_variants(check_grad_input, true);
+}
+
+static void every_moments_is_right(void **state) {
+    (void)state;
+    check_variants(check_moments, false);
+}
+
+static void every_grad_sums_is_right(void **state) {
+    (void)state;
+    check_variants(check_grad_sums, false);
+}
+
+/* ---- Kernels over features ------------------------------------------------------------------- */
+
+static void fold_adds_a_features_columns(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{1, 5, 1}, {3, 5, 1}, {1, 3, 7},  {1, 2, 8},
+                                       {1, 3, 9}, {2, 3, 8}, {1, 1, 32}, {1, 4, 33}};
+    const bn_kernels *kernels = bni_kernels_select();
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        const size_t outer = shapes[k][0], features = shapes[k][1], inner = shapes[k][2];
+        double *s = sums(SUM1, outer * features * inner, true), want[8] = {0};
+        for (size_t c = 0; c < outer * features * inner; c++) {
+            want[c / inner % features] += s[c];
+        }
+        kernels->fold(s, outer, features, inner);
+        for (size_t f = 0; f < features; f++) {
+            assert_true(s[f] == want[f]);
+        }
+    }
+}
+
+/* All of them at their arrays' last feature: what reads or writes one more is at the guard. */
+static void features_end_where_they_end(void **state) {
+    (void)state;
+    const bn_kernels *kernels = bni_kernels_select();
+    for (size_t features = 1; features <= 35; features++) {
+        float *of[ARRAYS];
+        double *mean = sums(SUM1, features, true), *m2 = sums(SUM2, features, true);
+        double *other1 = sums(EXTRA1, features, true), *other2 = sums(EXTRA2, features, true);
+        for (size_t k = 0; k < ARRAYS; k++) {
+            of[k] = floats(k < SUM1 ? &arrays[k] : &buffers[k - SUM1], features, true);
+            fill_multiples(of[k], features, 0.5f, (unsigned)k);
+        }
+        bni_sums into = {4, mean, m2}, from = {4, other1, other2};
+        const bni_cache cache = {of[CENTER], of[SCALE], of[SHIFT], of[SLOPE]};
+        kernels->merge(&into, &from, features); /* the same: the count is twice as large */
+        assert_true(into.count == 8 && mean[features - 1] == 0.25 * (double)(features - 1));
+        assert_true(m2[features - 1] == 0.5 * (double)(features - 1));
+
+        into.count = 0;
+        kernels->merge_block(&into, features, 2, of[CENTER], other1, other2);
+        assert_true(mean[features - 1] ==
+                    (double)of[CENTER][features - 1] + 0.125 * (double)(features - 1));
+
+        for (size_t d = 0; d < features; d++) {
+            mean[d] = 3;
+            m2[d] = 8 * 0.75;
+            of[OFFSET][d] = 2;
+        }
+        into.count = 8;
+        assert_true(kernels->finish_moments(&into, features, 0.25, &cache));
+        assert_true(of[CENTER][features - 1] == 3 && of[SHIFT][features - 1] == 1);
+
+        for (size_t d = 0; d < features; d++) {
+            of[OFFSET][d] = 3.75f;
+        }
+        kernels->running_scale(of[OFFSET], NULL, features, 0.25, of[EXTRA1]);
+        assert_true(of[EXTRA1][features - 1] == 0.5f);
+        kernels->finish_running(of[EXTRA1], of[OFFSET], features, 0.25, &cache);
+        assert_true(of[CENTER][features - 1] == 0.5f && of[SHIFT][features - 1] == 0.5f);
+        kernels->affine(&cache, of[OFFSET], of[EXTRA1], features, of[SUM1], of[SUM2]);
+        assert_true(of[SUM1][features - 1] == 1.875f && of[SUM2][features - 1] == 0.5f);
+
+        assert_true(kernels->running(&into, features, true, 0.5, of[OFFSET], of[EXTRA1], of[SUM1],
+                                     of[SUM2]));
+        assert_true(of[SUM1][features - 1] == 3.375f && of[SUM2][features - 1] == 0.625f);
+        assert_true(kernels->finish_gradients(&cache, other1, other2, features, 0.125, true, true,
+                                              of[OFFSET], of[EXTRA1], of[SUM1], of[SUM2]));
+        assert_true((double)of[EXTRA1][features - 1] == other1[features - 1]);
+        assert_true((double)of[OFFSET][features - 1] == 0.5 * other2[features - 1]);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_normalize_is_right),
+                                       cmocka_unit_test(every_grad_input_is_right),
+                                       cmocka_unit_test(every_moments_is_right),
+                                       cmocka_unit_test(every_grad_sums_is_right),
+                                       cmocka_unit_test(fold_adds_a_features_columns),
+                                       cmocka_unit_test(features_end_where_they_end)};
+    return cmocka_run_group_tests(tests, map_memory, unmap_memory);
+}
