@@ -40,6 +40,20 @@ static bool options_good(const bn_options *options) {
            (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
 }
 
+bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_batch *made) {
+    if (layer == NULL || batch == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    if (!bni_layer_ready(layer)) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (!bni_eps_good(layer->options.eps)) {
+        return BN_STATUS_BAD_OPTION;
+    }
+    return bni_batch_make(made, batch, layer->num_features, layer->internal.tuning,
+                          BNI_STRIDES_BOTH);
+}
+
 /* ---- Memory --------------------------------------------------------------------------------- */
 
 /* Hands out a block's memory piece by piece; with start NULL it only counts. */

@@ -3,17 +3,7 @@
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
                               const void *y, bni_batch *made) {
-    if (layer == NULL || batch == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    if (!bni_layer_ready(layer)) {
-        return BN_STATUS_BAD_STATE;
-    }
-    if (!bni_eps_good(layer->options.eps)) {
-        return BN_STATUS_BAD_OPTION;
-    }
-    const bn_status status =
-        bni_batch_make(made, batch, layer->num_features, layer->internal.tuning, BNI_STRIDES_BOTH);
+    const bn_status status = bni_check_batch(layer, batch, made);
     if (status != BN_STATUS_OK || made->n == 0) {
         return status;
     }
