@@ -3,9 +3,7 @@
  * have passed.
  */
 #include "layer.h"
-#include "moments.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 typedef struct backward_work {
@@ -15,7 +13,6 @@ typedef struct backward_work {
     bni_scratch scratch;
     bni_mask mask;
     bool constant; /* the forward before was frozen: mean and invstd are constants */
-    atomic_bool finite;
 } backward_work;
 
 /* ---- Checks --------------------------------------------------------------------------------- */
@@ -63,14 +60,14 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     return BN_STATUS_OK;
 }
 
-/* ---- Gradient sums -------------------------------------------------------------------------- */
+/* ---- The passes ----------------------------------------------------------------------------- */
 
 /* The coefficients of a group, a value a column, in arrays of the caller's: five for dx, three for
  * those that the sums need. */
-static bni_coef group_coef(const backward_work *work, size_t group, bool sums,
-                           float (*columns)[BNI_PANEL]) {
+static bni_coef group_coef(const backward_work *work, const bni_batch *batch, size_t group,
+                           bool sums, float (*columns)[BNI_PANEL]) {
     const bni_scratch *scratch = &work->scratch;
-    const size_t first = bni_group_first(work->batch, group);
+    const size_t first = bni_group_first(batch, group);
     const bool affine = !sums || work->mask == BNI_MASK_X;
     const bool slope = !sums && !work->constant;
     const float *of[5] = {work->layer->saved_mean + first, affine ? scratch->scale + first : NULL,
@@ -78,21 +75,21 @@ static bni_coef group_coef(const backward_work *work, size_t group, bool sums,
                           slope ? scratch->slope + first : NULL,
                           slope ? scratch->offset + first : NULL};
     for (size_t i = 0; i < 5; i++) {
-        of[i] = bni_expand(work->batch, bni_group_size(work->batch, group), of[i], columns[i]);
+        of[i] = bni_expand(batch, bni_group_size(batch, group), of[i], columns[i]);
     }
     return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
 }
 
-/* sum_g and sum_gx [features of the group] = the sums over a group's chunk of g and of
- * g * (x - center). */
-static void group_sums(const backward_work *work, bni_task task, double *sum_g, double *sum_gx) {
+/* The sums over a group's chunk of g and of g * (x - center). */
+static void sum_gradients(void *context, bni_task task, bni_part *part) {
+    const backward_work *work = context;
     const bni_batch *batch = work->batch;
     const bn_kernels *kernels = work->layer->internal.kernels;
     const size_t features = bni_group_size(batch, task.group);
     const size_t width = features * batch->inner * batch->outer;
     float columns[3][BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, task.group, true, columns);
+    const bni_coef coef = group_coef(work, batch, task.group, true, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
     bni_walk walk = bni_walk_begin(batch, kernels, &work->data, BNI_READS, task);
@@ -102,104 +99,57 @@ static void group_sums(const backward_work *work, bni_task task, double *sum_g, 
     }
     kernels->fold(s1, batch->outer, features, batch->inner);
     kernels->fold(s2, batch->outer, features, batch->inner);
-    memcpy(sum_g, s1, features * sizeof *s1);
-    memcpy(sum_gx, s2, features * sizeof *s2);
+    memcpy(part->one, s1, features * sizeof *s1);
+    memcpy(part->two, s2, features * sizeof *s2);
 }
 
-/* The sums of a chunk, in scratch: those of g, then those of g * (x - center). */
-static double *chunk_gradients(const backward_work *work, size_t chunk) {
-    return work->scratch.chunks + 2 * chunk * bni_padded(work->batch->features);
-}
-
-static void sums_worker(void *context, bni_tasks *tasks) {
+static void merge_gradients(void *context, bni_part *into, const bni_part *part) {
     const backward_work *work = context;
-    bni_task task;
-    while (bni_next_task(tasks, &task)) {
-        double *sums = chunk_gradients(work, task.chunk) + bni_group_first(work->batch, task.group);
-        group_sums(work, task, sums, sums + bni_padded(work->batch->features));
-    }
-}
-
-/* Adds the chunks' sums up, in their order. */
-static void add_chunks(const backward_work *work) {
-    const size_t features = work->batch->features;
-    const size_t padded = bni_padded(features);
-    double *restrict sum1 = work->scratch.sum1;
-    double *restrict sum2 = work->scratch.sum2;
-    memset(sum1, 0, features * sizeof *sum1);
-    memset(sum2, 0, features * sizeof *sum2);
-    for (size_t chunk = 0; chunk < work->batch->chunks; chunk++) {
-        const double *sums = chunk_gradients(work, chunk);
-        for (size_t d = 0; d < features; d++) {
-            sum1[d] += sums[d];
-            sum2[d] += sums[padded + d];
-        }
+    double *restrict one = into->one;
+    double *restrict two = into->two;
+    for (size_t d = 0; d < work->batch->features; d++) {
+        one[d] += part->one[d];
+        two[d] += part->two[d];
     }
 }
 
 /* From the sums of some features, their pending gradients and coefficients. */
-static void finish_gradients(backward_work *work, size_t first, size_t features) {
+static bool finish_gradients(void *context, bni_part sums, size_t first, size_t features) {
+    const backward_work *work = context;
     const bni_scratch *scratch = &work->scratch;
     const bni_cache cache = bni_cache_of(work->layer, first);
     const double share = work->constant ? 0.0 : 1.0 / work->batch->values;
-    if (!work->layer->internal.kernels->finish_gradients(
-            &cache, scratch->sum1 + first, scratch->sum2 + first, features, share,
-            work->layer->gamma != NULL, work->layer->beta != NULL, scratch->pending1 + first,
-            scratch->pending2 + first, scratch->slope + first, scratch->offset + first)) {
-        atomic_store(&work->finite, false);
-    }
+    return work->layer->internal.kernels->finish_gradients(
+        &cache, sums.one, sums.two, features, share, work->layer->gamma != NULL,
+        work->layer->beta != NULL, scratch->pending1 + first, scratch->pending2 + first,
+        scratch->slope + first, scratch->offset + first);
 }
 
-/* ---- dx ------------------------------------------------------------------------------------- */
-
-static void input_task(const backward_work *work, bni_pass pass, bni_task task) {
+static void write_dx(void *context, const bni_batch *batch, bni_pass pass, bni_task task) {
+    const backward_work *work = context;
     const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
-    const bni_coef coef = group_coef(work, task.group, false, columns);
-    bni_walk walk = bni_walk_begin(work->batch, kernels, &work->data, pass, task);
+    const bni_coef coef = group_coef(work, batch, task.group, false, columns);
+    bni_walk walk = bni_walk_begin(batch, kernels, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_input(&sheet, &coef, work->mask);
     }
 }
 
-static void input_worker(void *context, bni_tasks *tasks) {
-    bni_task task;
-    while (bni_next_task(tasks, &task)) {
-        input_task(context, BNI_WRITES, task);
-    }
-}
+static const bni_passes passes_of_backward = {sum_gradients, merge_gradients, finish_gradients,
+                                              write_dx};
 
-/* All of a group's data is in one chunk: the caches still hold it when dx is computed. */
-static void backward_worker(void *context, bni_tasks *tasks) {
-    backward_work *work = context;
-    bni_task task;
-    while (bni_next_task(tasks, &task)) {
-        const size_t first = bni_group_first(work->batch, task.group);
-        group_sums(work, task, work->scratch.sum1 + first, work->scratch.sum2 + first);
-        finish_gradients(work, first, bni_group_size(work->batch, task.group));
-        input_task(work, BNI_FOLLOWS, task);
-    }
-}
-
-static void differentiate(backward_work *work) {
+/* False where a gradient is not finite. Nothing needs sums where constant statistics meet no
+ * parameters. */
+static bool differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
-    const bni_batch *batch = work->batch;
     const int threads = layer->internal.options.num_threads;
-    const bool no_sums = work->constant && layer->gamma == NULL && layer->beta == NULL;
-    if (!no_sums && batch->chunks == 1) {
-        bni_run(batch, threads, BNI_BY_CHUNK, backward_worker, work);
-        return;
+    if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
+        bni_write_pass(&passes_of_backward, work, work->batch, threads, BNI_BY_CHUNK_BACK);
+        return true;
     }
-    if (!no_sums) {
-        bni_run(batch, threads, BNI_BY_CHUNK, sums_worker, work);
-        add_chunks(work);
-        finish_gradients(work, 0, batch->features);
-    }
-    const bni_batch wide = bni_widened(batch, batch->features);
-    work->batch = &wide;
-    bni_run(&wide, threads, BNI_BY_CHUNK_BACK, input_worker, work);
-    work->batch = batch;
+    return bni_two_pass(&passes_of_backward, work, work->batch, threads, work->scratch.sums);
 }
 
 /* ---- dgamma and dbeta ----------------------------------------------------------------------- */
@@ -255,12 +205,9 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
         .mask = !relu                   ? BNI_MASK_NONE
                 : needs_y(layer, batch) ? BNI_MASK_Y
                                         : BNI_MASK_X,
-        .constant = layer->internal.forward == BNI_FORWARD_FROZEN,
-        .finite = true};
+        .constant = layer->internal.forward == BNI_FORWARD_FROZEN};
     bni_layer_affine_part(layer, &cache, 0, features, scratch.scale, scratch.shift);
-    differentiate(&work);
-
-    bool finite = work.finite;
+    bool finite = differentiate(&work);
     if (batch->accumulate_grads) {
         finite = accumulate(scratch.pending1, layer->dgamma, features) && finite;
         finite = accumulate(scratch.pending2, layer->dbeta, features) && finite;

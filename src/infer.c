@@ -98,9 +98,9 @@ typedef struct batch_work {
 } batch_work;
 
 static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
-    bni_sums sums = sums_in(moments);
-    bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, &sums);
-    moments->count = sums.count;
+    bni_part part = {0.0, moments->mean, moments->m2};
+    bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, &part);
+    moments->count = part.count;
 }
 
 /* From the moments of a group its coefficients. */

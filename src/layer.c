@@ -1,6 +1,5 @@
 /* The life of a layer: options, memory, parameters, names. */
 #include "layer.h"
-#include "moments.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -78,9 +77,9 @@ static double *take_doubles(memory_cut *cut, size_t count) {
 
 static bni_scratch take_scratch(memory_cut *cut, size_t features) {
     bni_scratch scratch;
-    scratch.sum1 = take_doubles(cut, features);
-    scratch.sum2 = take_doubles(cut, features);
-    scratch.chunks = take_doubles(cut, bni_moments_scratch(features));
+    scratch.sums.one = take_doubles(cut, features);
+    scratch.sums.two = take_doubles(cut, features);
+    scratch.sums.chunks = take_doubles(cut, bni_two_pass_scratch(features));
     scratch.scale = take_floats(cut, features);
     scratch.shift = take_floats(cut, features);
     scratch.slope = take_floats(cut, features);
@@ -109,7 +108,7 @@ static void take_layer(memory_cut *cut, bn_layer *layer, size_t features,
     layer->saved_invstd = take_floats(cut, features);
     layer->internal.mean_rest = take_floats(cut, features);
     layer->internal.invstd_rest = take_floats(cut, features);
-    layer->internal.scratch = take_scratch(cut, features).sum1;
+    layer->internal.scratch = take_scratch(cut, features).sums.one;
 }
 
 bni_scratch bni_scratch_of(const bn_layer *layer) {

@@ -2,7 +2,7 @@
 #ifndef BNI_LAYER_H
 #define BNI_LAYER_H
 
-#include "batch.h"
+#include "two_pass.h"
 
 /* bn_layer.internal.forward: what the forward before was. */
 enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN };
@@ -14,8 +14,7 @@ enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN };
 /* Where a call works. Nothing in it lives longer than a call. Arrays without a size here have D
  * elements. */
 typedef struct bni_scratch {
-    double *sum1, *sum2;  /* moments (mean, m2) or gradient sums of the whole batch */
-    double *chunks;       /* the same of each chunk: bni_moments_scratch(D) */
+    bni_space sums;       /* moments (mean, m2) or gradient sums */
     float *scale, *shift; /* bni_coef, a value a feature */
     float *slope, *offset;
     float *pending1, *pending2; /* running values or gradients, until it is known that they stand */

@@ -88,7 +88,7 @@ static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_
 /* Block by block: the sums about a pivot within the block's data, then their merge. A column that
  * is constant has deviations from its pivot that are exactly zero. */
 void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                      bni_task task, bni_sums *sums) {
+                      bni_task task, bni_part *part) {
     const size_t features = bni_group_size(batch, task.group);
     const size_t width = features * batch->inner * batch->outer;
     float pivot[BNI_PANEL], columns[BNI_PANEL];
@@ -96,9 +96,9 @@ void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const f
     const bni_sheet data = {.x = x};
     block b = {.walk = bni_walk_begin(batch, kernels, &data, BNI_READS, task)};
     b.more = bni_walk_next(&b.walk, &b.sheet);
-    sums->count = 0.0;
-    memset(sums->mean, 0, features * sizeof *sums->mean);
-    memset(sums->m2, 0, features * sizeof *sums->m2);
+    bni_sums sums = {0.0, part->one, part->two};
+    memset(sums.mean, 0, features * sizeof *sums.mean);
+    memset(sums.m2, 0, features * sizeof *sums.m2);
     while (b.more) {
         b.rows = 0;
         const bool weighs = set_pivot(b, features, pivot);
@@ -113,55 +113,18 @@ void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const f
         if (weighs) {
             kernels->fold(s1, batch->outer, features, batch->inner);
             kernels->fold(s2, batch->outer, features, batch->inner);
-            kernels->merge_block(sums, features, count, pivot, s1, s2);
+            kernels->merge_block(&sums, features, count, pivot, s1, s2);
         }
     }
+    part->count = sums.count;
 }
 
-/* ---- Merging -------------------------------------------------------------------------------- */
-
-typedef struct moments_work {
-    const bn_kernels *kernels;
-    const bni_batch *batch;
-    const float *x;
-    double *scratch;
-    double *counts; /* of each chunk */
-} moments_work;
-
-/* Where the moments of a chunk are in scratch, from a feature on. */
-static bni_sums chunk_sums(const moments_work *work, size_t chunk, size_t first) {
-    const size_t padded = bni_padded(work->batch->features);
-    double *mean = work->scratch + 2 * chunk * padded + first;
-    return (bni_sums){.mean = mean, .m2 = mean + padded};
-}
-
-static void moments_worker(void *context, bni_tasks *tasks) {
-    const moments_work *work = context;
-    bni_task task;
-    while (bni_next_task(tasks, &task)) {
-        bni_sums sums = chunk_sums(work, task.chunk, bni_group_first(work->batch, task.group));
-        bni_task_moments(work->kernels, work->batch, work->x, task, &sums);
-        if (task.group == 0) { /* the same for all groups; one may write it */
-            work->counts[task.chunk] = sums.count;
-        }
-    }
-}
-
-size_t bni_moments_scratch(size_t features) {
-    return bni_most_chunks(features) * (2 * bni_padded(features) + 1);
-}
-
-void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                       int num_threads, double *scratch, bni_sums *sums) {
-    double *counts = scratch + bni_most_chunks(batch->features) * 2 * bni_padded(batch->features);
-    moments_work work = {kernels, batch, x, scratch, counts};
-    bni_run(batch, num_threads, BNI_BY_CHUNK, moments_worker, &work);
-    sums->count = 0.0;
-    for (size_t chunk = 0; chunk < batch->chunks; chunk++) {
-        bni_sums part = chunk_sums(&work, chunk, 0);
-        part.count = counts[chunk];
-        kernels->merge(sums, &part, batch->features);
-    }
+void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,
+                       size_t features) {
+    const bni_sums other = {part->count, part->one, part->two};
+    bni_sums sums = {into->count, into->one, into->two};
+    kernels->merge(&sums, &other, features);
+    into->count = sums.count;
 }
 
 /* ---- bn_moments ----------------------------------------------------------------------------- */
@@ -175,7 +138,7 @@ bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
     }
     /* mean and m2; those of a batch that is being added; those of the chunks. */
     const size_t padded = bni_padded(num_features);
-    const size_t bytes = (4 * padded + bni_moments_scratch(num_features)) * sizeof(double);
+    const size_t bytes = (4 * padded + bni_two_pass_scratch(num_features)) * sizeof(double);
     double *arrays = malloc(bytes);
     if (arrays == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
@@ -227,6 +190,22 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
     return BN_STATUS_OK;
 }
 
+typedef struct add_work {
+    const bn_kernels *kernels;
+    const bni_batch *batch;
+    const float *x;
+} add_work;
+
+static void sum_batch(void *context, bni_task task, bni_part *part) {
+    const add_work *work = context;
+    bni_task_moments(work->kernels, work->batch, work->x, task, part);
+}
+
+static void merge_batch(void *context, bni_part *into, const bni_part *part) {
+    const add_work *work = context;
+    bni_merge_moments(work->kernels, into, part, work->batch->features);
+}
+
 bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void *x) {
     if (moments == NULL || batch == NULL) {
         return BN_STATUS_NULL_POINTER;
@@ -251,8 +230,11 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     }
     const size_t padded = bni_padded(moments->num_features);
     double *scratch = moments->internal.scratch;
-    bni_sums sums = {0.0, scratch, scratch + padded};
-    bni_batch_moments(moments->internal.kernels, &made, x, 1, scratch + 2 * padded, &sums);
+    const bni_passes passes = {.sum = sum_batch, .merge = merge_batch};
+    add_work work = {moments->internal.kernels, &made, x};
+    const bni_space space = {scratch, scratch + padded, scratch + 2 * padded};
+    const bni_part part = bni_sum_pass(&passes, &work, &made, 1, space);
+    const bni_sums sums = {part.count, part.one, part.two};
     /* The chunks' moments are done with: their scratch is at least one pair of arrays. */
     return add_sums(moments, &sums, scratch + 2 * padded);
 }

@@ -3,17 +3,14 @@
 #ifndef BNI_MOMENTS_H
 #define BNI_MOMENTS_H
 
-#include "sheets.h"
+#include "two_pass.h"
 
-/* The doubles that bni_batch_moments needs as scratch for so many features. */
-size_t bni_moments_scratch(size_t features);
-
-/* sums = the moments of a task's data, features from its group's first on. */
+/* part = count, mean and m2 of a task's data, features from its group's first on. */
 void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                      bni_task task, bni_sums *sums);
+                      bni_task task, bni_part *part);
 
-/* sums = the moments of the whole batch. */
-void bni_batch_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                       int num_threads, double *scratch, bni_sums *sums);
+/* Merges the moments of other data into `into`. */
+void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,
+                       size_t features);
 
 #endif

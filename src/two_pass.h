@@ -1,0 +1,53 @@
+/*
+ * The one driver of forward and backward: sums are formed of all data, merged and finished, and then
+ * a tensor is written by what they gave. Where a group of features is whole, in one chunk, all of it
+ * is done while the caches still hold its data.
+ */
+#ifndef BNI_TWO_PASS_H
+#define BNI_TWO_PASS_H
+
+#include "sheets.h"
+
+/* Two sums a feature, and how much went into each. */
+typedef struct bni_part {
+    double count;
+    double *one, *two;
+} bni_part;
+
+static inline bni_part bni_part_from(bni_part part, size_t first) {
+    return (bni_part){part.count, part.one + first, part.two + first};
+}
+
+/* The steps. They get the work that the driver was given. Of different groups or chunks they run at
+ * the same time, but for merge. */
+typedef struct bni_passes {
+    void (*sum)(void *work, bni_task task, bni_part *part); /* features from the group's first on */
+    void (*merge)(void *work, bni_part *into,
+                  const bni_part *part); /* of all features; into is 0 at
+                                                                        first */
+    bool (*finish)(void *work, bni_part sums, size_t first,
+                   size_t features); /* from first on; false
+                                                                                 of NaN and Inf */
+    void (*write)(void *work, const bni_batch *batch, bni_pass pass, bni_task task);
+} bni_passes;
+
+/* Where sums are formed: two arrays a feature, and bni_two_pass_scratch(D) doubles for chunks. */
+typedef struct bni_space {
+    double *one, *two, *chunks;
+} bni_space;
+
+size_t bni_two_pass_scratch(size_t features);
+
+/* All steps. False where one finish was. */
+bool bni_two_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+                  bni_space space);
+
+/* The sums alone: returns those of the whole batch, which are in space. */
+bni_part bni_sum_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+                      bni_space space);
+
+/* The writing alone, whole rows or samples at a time. */
+void bni_write_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+                    bni_order order);
+
+#endif
