@@ -8,7 +8,7 @@
 
 typedef struct backward_work {
     const bn_layer *layer;
-    const bni_batch *batch;
+    const bni_cut *cut;
     bni_sheet data;
     bni_scratch scratch;
     bni_mask mask;
@@ -23,9 +23,9 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
 
 /* An empty batch passes whatever the buffers are. */
 static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
-                                const void *dy, const void *dx, bni_batch *made) {
-    const bn_status status = bni_check_batch(layer, batch, made);
-    if (status != BN_STATUS_OK || made->n == 0) {
+                                const void *dy, const void *dx, bni_shape *shape) {
+    const bn_status status = bni_check_batch(layer, batch, shape);
+    if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }
     if (batch->dresidual != NULL && batch->residual == NULL) {
@@ -36,12 +36,12 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     }
     enum { X, DY, FORWARD_Y, WEIGHTS, DX, DRESIDUAL, LAYER, REGIONS };
     const bni_region regions[REGIONS] = {
-        [X] = bni_region_of_x(made, x),
-        [DY] = bni_region_of_y(made, dy),
-        [FORWARD_Y] = bni_region_of_y(made, needs_y(layer, batch) ? batch->y : NULL),
-        [WEIGHTS] = bni_region_of_weights(made),
-        [DX] = bni_region_of_x(made, dx),
-        [DRESIDUAL] = bni_region_of_y(made, batch->dresidual),
+        [X] = bni_region_of_x(shape, x),
+        [DY] = bni_region_of_y(shape, dy),
+        [FORWARD_Y] = bni_region_of_y(shape, needs_y(layer, batch) ? batch->y : NULL),
+        [WEIGHTS] = bni_region_of_weights(shape),
+        [DX] = bni_region_of_x(shape, dx),
+        [DRESIDUAL] = bni_region_of_y(shape, batch->dresidual),
         [LAYER] = bni_region_of_layer(layer)};
     const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX,
                                     [DY] = 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX |
@@ -50,11 +50,11 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     if (bni_any_overlap(regions, same, REGIONS)) {
         return BN_STATUS_OVERLAP;
     }
-    if (layer->internal.forward == BNI_FORWARD_NONE || layer->internal.n != made->n ||
-        layer->internal.spatial != made->spatial) {
+    if (layer->internal.forward == BNI_FORWARD_NONE || layer->internal.n != shape->n ||
+        layer->internal.spatial != shape->spatial) {
         return BN_STATUS_BAD_STATE;
     }
-    if (layer->internal.forward == BNI_FORWARD_TRAINING && !(made->values > 1.0)) {
+    if (layer->internal.forward == BNI_FORWARD_TRAINING && !(shape->values > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
     return BN_STATUS_OK;
@@ -64,10 +64,10 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
 
 /* The coefficients of a group, a value a column, in arrays of the caller's: five for dx, three for
  * those that the sums need. */
-static bni_coef group_coef(const backward_work *work, const bni_batch *batch, size_t group,
-                           bool sums, float (*columns)[BNI_PANEL]) {
+static bni_coef group_coef(const backward_work *work, const bni_cut *cut, size_t group, bool sums,
+                           float (*columns)[BNI_PANEL]) {
     const bni_scratch *scratch = &work->scratch;
-    const size_t first = bni_group_first(batch, group);
+    const size_t first = bni_group_first(cut, group);
     const bool affine = !sums || work->mask == BNI_MASK_X;
     const bool slope = !sums && !work->constant;
     const float *of[5] = {work->layer->saved_mean + first, affine ? scratch->scale + first : NULL,
@@ -75,7 +75,7 @@ static bni_coef group_coef(const backward_work *work, const bni_batch *batch, si
                           slope ? scratch->slope + first : NULL,
                           slope ? scratch->offset + first : NULL};
     for (size_t i = 0; i < 5; i++) {
-        of[i] = bni_expand(batch, bni_group_size(batch, group), of[i], columns[i]);
+        of[i] = bni_expand(cut, bni_group_size(cut, group), of[i], columns[i]);
     }
     return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
 }
@@ -83,22 +83,22 @@ static bni_coef group_coef(const backward_work *work, const bni_batch *batch, si
 /* The sums over a group's chunk of g and of g * (x - center). */
 static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const backward_work *work = context;
-    const bni_batch *batch = work->batch;
+    const bni_cut *cut = work->cut;
     const bn_kernels *kernels = work->layer->internal.kernels;
-    const size_t features = bni_group_size(batch, task.group);
-    const size_t width = features * batch->inner * batch->outer;
+    const size_t features = bni_group_size(cut, task.group);
+    const size_t width = features * cut->inner * cut->outer;
     float columns[3][BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, batch, task.group, true, columns);
+    const bni_coef coef = group_coef(work, cut, task.group, true, columns);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
-    bni_walk walk = bni_walk_begin(batch, kernels, &work->data, BNI_READS, task);
+    bni_walk walk = bni_walk_begin(cut, kernels, &work->data, BNI_READS, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
     }
-    kernels->fold(s1, batch->outer, features, batch->inner);
-    kernels->fold(s2, batch->outer, features, batch->inner);
+    kernels->fold(s1, cut->outer, features, cut->inner);
+    kernels->fold(s2, cut->outer, features, cut->inner);
     memcpy(part->one, s1, features * sizeof *s1);
     memcpy(part->two, s2, features * sizeof *s2);
 }
@@ -107,7 +107,7 @@ static void merge_gradients(void *context, bni_part *into, const bni_part *part)
     const backward_work *work = context;
     double *restrict one = into->one;
     double *restrict two = into->two;
-    for (size_t d = 0; d < work->batch->features; d++) {
+    for (size_t d = 0; d < work->cut->shape->features; d++) {
         one[d] += part->one[d];
         two[d] += part->two[d];
     }
@@ -118,19 +118,19 @@ static bool finish_gradients(void *context, bni_part sums, size_t first, size_t 
     const backward_work *work = context;
     const bni_scratch *scratch = &work->scratch;
     const bni_cache cache = bni_cache_of(work->layer, first);
-    const double share = work->constant ? 0.0 : 1.0 / work->batch->values;
+    const double share = work->constant ? 0.0 : 1.0 / work->cut->shape->values;
     return work->layer->internal.kernels->finish_gradients(
         &cache, sums.one, sums.two, features, share, work->layer->gamma != NULL,
         work->layer->beta != NULL, scratch->pending1 + first, scratch->pending2 + first,
         scratch->slope + first, scratch->offset + first);
 }
 
-static void write_dx(void *context, const bni_batch *batch, bni_pass pass, bni_task task) {
+static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task task) {
     const backward_work *work = context;
     const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
-    const bni_coef coef = group_coef(work, batch, task.group, false, columns);
-    bni_walk walk = bni_walk_begin(batch, kernels, &work->data, pass, task);
+    const bni_coef coef = group_coef(work, cut, task.group, false, columns);
+    bni_walk walk = bni_walk_begin(cut, kernels, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->grad_input(&sheet, &coef, work->mask);
@@ -146,10 +146,10 @@ static bool differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
     const int threads = layer->internal.options.num_threads;
     if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
-        bni_write_pass(&passes_of_backward, work, work->batch, threads, BNI_BY_CHUNK_BACK);
+        bni_write_pass(&passes_of_backward, work, work->cut, threads, BNI_BY_CHUNK_BACK);
         return true;
     }
-    return bni_two_pass(&passes_of_backward, work, work->batch, threads, work->scratch.sums);
+    return bni_two_pass(&passes_of_backward, work, work->cut, threads, work->scratch.sums);
 }
 
 /* ---- dgamma and dbeta ----------------------------------------------------------------------- */
@@ -180,13 +180,13 @@ static void zero(float *gradient, size_t features) {
 
 bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                   const void *dy, void *dx) {
-    bni_batch made;
-    const bn_status status = check_backward(layer, batch, x, dy, dx, &made);
+    bni_shape shape;
+    const bn_status status = check_backward(layer, batch, x, dy, dx, &shape);
     if (status != BN_STATUS_OK) {
         return status;
     }
     const size_t features = layer->num_features;
-    if (made.n == 0) {
+    if (shape.n == 0) {
         if (!batch->accumulate_grads) {
             zero(layer->dgamma, features);
             zero(layer->dbeta, features);
@@ -197,9 +197,10 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const bni_scratch scratch = bni_scratch_of(layer);
     const bni_cache cache = bni_cache_of(layer, 0);
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
     backward_work work = {
         .layer = layer,
-        .batch = &made,
+        .cut = &cut,
         .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
         .scratch = scratch,
         .mask = !relu                   ? BNI_MASK_NONE

@@ -7,7 +7,7 @@
 
 typedef struct forward_work {
     const bn_layer *layer;
-    const bni_batch *batch;
+    const bni_cut *cut;
     bni_sheet data;
     bni_scratch scratch;
     bool update_running;
@@ -17,12 +17,12 @@ typedef struct forward_work {
 
 static void sum_moments(void *context, bni_task task, bni_part *part) {
     const forward_work *work = context;
-    bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, part);
+    bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x, task, part);
 }
 
 static void merge_moments(void *context, bni_part *into, const bni_part *part) {
     const forward_work *work = context;
-    bni_merge_moments(work->layer->internal.kernels, into, part, work->batch->features);
+    bni_merge_moments(work->layer->internal.kernels, into, part, work->cut->shape->features);
 }
 
 /* The weight of the old running values. */
@@ -38,7 +38,7 @@ static bool finish_moments(void *context, bni_part part, size_t first, size_t fe
     const forward_work *work = context;
     const bn_layer *layer = work->layer;
     /* W as it was checked: weights round otherwise in another order. */
-    const bni_sums sums = {work->batch->values, part.one, part.two};
+    const bni_sums sums = {work->cut->shape->values, part.one, part.two};
     const bni_cache cache = bni_cache_of(layer, first);
     bool finite = layer->internal.kernels->finish_moments(&sums, features,
                                                           (double)layer->options.eps, &cache);
@@ -50,10 +50,10 @@ static bool finish_moments(void *context, bni_part part, size_t first, size_t fe
     return finite;
 }
 
-static void write_y(void *context, const bni_batch *batch, bni_pass pass, bni_task task) {
+static void write_y(void *context, const bni_cut *cut, bni_pass pass, bni_task task) {
     const forward_work *work = context;
-    const size_t first = bni_group_first(batch, task.group);
-    bni_normalize_task(batch, work->layer, &work->data, pass, task,
+    const size_t first = bni_group_first(cut, task.group);
+    bni_normalize_task(cut, work->layer, &work->data, pass, task,
                        (bni_feature_coef){work->layer->saved_mean + first,
                                           work->scratch.scale + first,
                                           work->scratch.shift + first});
@@ -75,8 +75,8 @@ static void use_running(forward_work *work) {
 /* ---- The calls ------------------------------------------------------------------------------ */
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
-    bni_batch made;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, &made);
+    bni_shape shape;
+    const bn_status status = bni_check_normalize(layer, batch, x, y, &shape);
     if (status != BN_STATUS_OK) {
         return status;
     }
@@ -86,16 +86,17 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     if (layer->frozen && layer->running_mean == NULL) {
         return BN_STATUS_BAD_STATE;
     }
-    if (made.n == 0) {
+    if (shape.n == 0) {
         return BN_STATUS_OK;
     }
-    if (!layer->frozen && !(made.values > 1.0)) {
+    if (!layer->frozen && !(shape.values > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
 
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
     forward_work work = {.layer = layer,
-                         .batch = &made,
+                         .cut = &cut,
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
                          .update_running = update};
@@ -103,13 +104,13 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     bool finite = true;
     if (layer->frozen) {
         use_running(&work);
-        bni_write_pass(&passes_of_forward, &work, &made, threads, BNI_BY_CHUNK);
+        bni_write_pass(&passes_of_forward, &work, &cut, threads, BNI_BY_CHUNK);
     } else {
-        finite = bni_two_pass(&passes_of_forward, &work, &made, threads, work.scratch.sums);
+        finite = bni_two_pass(&passes_of_forward, &work, &cut, threads, work.scratch.sums);
     }
 
-    layer->internal.n = made.n;
-    layer->internal.spatial = made.spatial;
+    layer->internal.n = shape.n;
+    layer->internal.spatial = shape.spatial;
     layer->internal.forward = layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING;
     if (!finite) {
         return BN_STATUS_NOT_FINITE;

@@ -10,12 +10,12 @@
 
 typedef struct infer_work {
     const bn_layer *layer;
-    const bni_batch *batch;
+    const bni_cut *cut;
     bni_sheet data;
 } infer_work;
 
 static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni_feature_coef of) {
-    bni_normalize_task(work->batch, work->layer, &work->data, pass, task, of);
+    bni_normalize_task(work->cut, work->layer, &work->data, pass, task, of);
 }
 
 /* ---- By the running values ------------------------------------------------------------------ */
@@ -33,8 +33,8 @@ typedef struct scales {
 /* The scales of a group. Makes them, and those of the features behind it, where they are not. */
 static const float *scales_of(scales *s, const infer_work *work, size_t group) {
     const bn_layer *layer = work->layer;
-    const size_t first = bni_group_first(work->batch, group);
-    if (first < s->first || first + bni_group_size(work->batch, group) > s->first + s->features) {
+    const size_t first = bni_group_first(work->cut, group);
+    if (first < s->first || first + bni_group_size(work->cut, group) > s->first + s->features) {
         s->first = first;
         s->features = bni_smaller(layer->num_features - first, SCALES);
         layer->internal.kernels->running_scale(layer->running_var + first,
@@ -52,18 +52,18 @@ static void running_worker(void *context, bni_tasks *tasks) {
     s.first = s.features = 0;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        const size_t first = bni_group_first(work->batch, task.group);
+        const size_t first = bni_group_first(work->cut, task.group);
         infer_task(work, BNI_WRITES, task,
                    (bni_feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
                                       layer->beta == NULL ? no_shift : layer->beta + first});
     }
 }
 
-static void infer_by_running(const bni_batch *batch, infer_work work) {
-    const bni_batch wide = bni_widened(batch, SCALES);
+static void infer_by_running(const bni_cut *cut, infer_work work) {
+    const bni_cut wide = bni_cut_writes(cut, SCALES);
     const bni_order order =
         wide.groups * wide.group_features <= SCALES ? BNI_BY_CHUNK : BNI_BY_GROUP;
-    work.batch = &wide;
+    work.cut = &wide;
     bni_run(&wide, work.layer->internal.options.num_threads, order, running_worker, &work);
 }
 
@@ -99,7 +99,7 @@ typedef struct batch_work {
 
 static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
     bni_part part = {0.0, moments->mean, moments->m2};
-    bni_task_moments(work->layer->internal.kernels, work->batch, work->data.x, task, &part);
+    bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x, task, &part);
     moments->count = part.count;
 }
 
@@ -110,10 +110,10 @@ static void finish_group(batch_work *work, size_t group, group_state *state) {
     group_affine affine;
     float mean_rest[BNI_NARROW], invstd[BNI_NARROW], invstd_rest[BNI_NARROW];
     const bni_cache cache = {affine.center, mean_rest, invstd, invstd_rest};
-    const size_t first = bni_group_first(infer->batch, group);
-    const size_t features = bni_group_size(infer->batch, group);
+    const size_t first = bni_group_first(infer->cut, group);
+    const size_t features = bni_group_size(infer->cut, group);
     bni_sums sums = sums_in(&state->moments);
-    sums.count = infer->batch->values; /* as in training */
+    sums.count = infer->cut->shape->values; /* as in training */
     if (!layer->internal.kernels->finish_moments(&sums, features, (double)layer->options.eps,
                                                  &cache)) {
         atomic_store(&work->finite, false);
@@ -152,7 +152,7 @@ static void merge_part(void *context, size_t chunk, double *part) {
     bni_sums all = sums_in(&work->state->moments);
     (void)chunk;
     work->infer.layer->internal.kernels->merge(&all, &sums,
-                                               bni_group_size(work->infer.batch, work->group));
+                                               bni_group_size(work->infer.cut, work->group));
     work->state->moments.count = all.count;
 }
 
@@ -167,7 +167,7 @@ static void chunks_worker(void *context, bni_tasks *tasks) {
 
 static void infer_group(batch_work *work) {
     const int threads = work->infer.layer->internal.options.num_threads;
-    bni_batch alone = *work->infer.batch;
+    bni_cut alone = *work->infer.cut;
     alone.groups = 1;
     work->state->moments.count = 0.0;
     bni_run_in_turn(&alone, threads, &(bni_turns){make_part, merge_part, work});
@@ -188,15 +188,15 @@ static void split_groups_worker(void *context, bni_tasks *tasks) {
 }
 
 /* False where the batch's statistics are not finite. */
-static bool infer_by_batch(const bni_batch *batch, infer_work infer) {
-    const bni_batch narrow = bni_narrowed(batch);
-    infer.batch = &narrow;
+static bool infer_by_batch(const bni_cut *cut, infer_work infer) {
+    const bni_cut narrow = bni_cut_narrow(cut);
+    infer.cut = &narrow;
     batch_work work = {.infer = infer, .finite = true};
     if (narrow.chunks == 1) {
         bni_run(&narrow, infer.layer->internal.options.num_threads, BNI_BY_CHUNK,
                 whole_groups_worker, &work);
     } else {
-        bni_batch groups = narrow;
+        bni_cut groups = narrow;
         groups.chunks = 1;
         bni_run(&groups, 1, BNI_BY_CHUNK, split_groups_worker, &work);
     }
@@ -207,19 +207,20 @@ static bool infer_by_batch(const bni_batch *batch, infer_work infer) {
 
 bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
                                void *y) {
-    bni_batch made;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, &made);
-    if (status != BN_STATUS_OK || made.n == 0) {
+    bni_shape shape;
+    const bn_status status = bni_check_normalize(layer, batch, x, y, &shape);
+    if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
     }
-    const infer_work work = {layer, &made, {.x = x, .residual = batch->residual, .out = y}};
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
+    const infer_work work = {layer, &cut, {.x = x, .residual = batch->residual, .out = y}};
     if (layer->running_mean == NULL) {
-        if (!(made.values > 1.0)) {
+        if (!(shape.values > 1.0)) {
             return BN_STATUS_TOO_FEW_VALUES;
         }
-        return infer_by_batch(&made, work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
+        return infer_by_batch(&cut, work) ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
     }
-    infer_by_running(&made, work);
+    infer_by_running(&cut, work);
     return BN_STATUS_OK;
 }
 

@@ -39,7 +39,7 @@ static bool options_good(const bn_options *options) {
            (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
 }
 
-bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_batch *made) {
+bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shape *shape) {
     if (layer == NULL || batch == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
@@ -49,8 +49,7 @@ bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_batc
     if (!bni_eps_good(layer->options.eps)) {
         return BN_STATUS_BAD_OPTION;
     }
-    return bni_batch_make(made, batch, layer->num_features, layer->internal.tuning,
-                          BNI_STRIDES_BOTH);
+    return bni_shape_make(shape, batch, layer->num_features, BNI_STRIDES_BOTH);
 }
 
 /* ---- Memory --------------------------------------------------------------------------------- */

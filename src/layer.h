@@ -43,9 +43,9 @@ bni_region bni_region_of_layer(const bn_layer *layer);
 bool bni_eps_good(float eps);
 bool bni_momentum_good(float momentum);
 
-/* What every call on a layer and a batch checks first. Made is the batch where it returns
+/* What every call on a layer and a batch checks first. Makes the shape where it returns
  * BN_STATUS_OK. */
-bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_batch *made);
+bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shape *shape);
 
 /* Writes what the running values of some features would become into the scratch, with the given
  * weight of the old ones; false where one would be NaN or Inf. The sums begin at the first of these

@@ -13,15 +13,15 @@
 /* ---- Moments of a task ---------------------------------------------------------------------- */
 
 /* The values of each feature at the first place that it has in a row. */
-static void gather(const bni_batch *batch, const bni_sheet *sheet, size_t row, size_t features,
+static void gather(const bni_cut *cut, const bni_sheet *sheet, size_t row, size_t features,
                    float *values) {
     const float *x = sheet->x + row * sheet->x_stride;
-    if (batch->spatial == 1) {
+    if (cut->shape->spatial == 1) {
         memcpy(values, x, features * sizeof *values);
         return;
     }
     for (size_t f = 0; f < features; f++) {
-        values[f] = bni_load_float(x + f * batch->spatial);
+        values[f] = bni_load_float(x + f * cut->shape->spatial);
     }
 }
 
@@ -48,10 +48,10 @@ static bool next_in_block(block *b) {
  *
  * Returns whether there is a row with a weight at all. */
 static bool set_pivot(block b, size_t features, float *pivot) {
-    const bni_batch *batch = b.walk.batch;
+    const bni_cut *cut = b.walk.cut;
     float greatest = 0.0f;
-    if (batch->weight == NULL) {
-        gather(batch, &b.sheet, 0, features, pivot);
+    if (cut->shape->weight == NULL) {
+        gather(cut, &b.sheet, 0, features, pivot);
         return true;
     }
     memset(pivot, 0, features * sizeof *pivot);
@@ -60,7 +60,7 @@ static bool set_pivot(block b, size_t features, float *pivot) {
             const float weight = bni_weight(&b.sheet, r);
             if (weight > greatest) {
                 greatest = weight;
-                gather(batch, &b.sheet, r, features, pivot);
+                gather(cut, &b.sheet, r, features, pivot);
             }
         }
     } while (next_in_block(&b));
@@ -68,8 +68,8 @@ static bool set_pivot(block b, size_t features, float *pivot) {
 }
 
 /* The sum of the weights in a sheet, for each of so many features. */
-static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_t features) {
-    const size_t own = batch->layout == BNI_PLANES ? sheet->cols : sheet->cols / features;
+static double sheet_weight(const bni_cut *cut, const bni_sheet *sheet, size_t features) {
+    const size_t own = cut->layout == BNI_PLANES ? sheet->cols : sheet->cols / features;
     double weights = (double)sheet->rows;
     if (sheet->weight != NULL) {
         weights = 0.0;
@@ -87,14 +87,14 @@ static double sheet_weight(const bni_batch *batch, const bni_sheet *sheet, size_
 
 /* Block by block: the sums about a pivot within the block's data, then their merge. A column that
  * is constant has deviations from its pivot that are exactly zero. */
-void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                      bni_task task, bni_part *part) {
-    const size_t features = bni_group_size(batch, task.group);
-    const size_t width = features * batch->inner * batch->outer;
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, bni_task task,
+                      bni_part *part) {
+    const size_t features = bni_group_size(cut, task.group);
+    const size_t width = features * cut->inner * cut->outer;
     float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_sheet data = {.x = x};
-    block b = {.walk = bni_walk_begin(batch, kernels, &data, BNI_READS, task)};
+    block b = {.walk = bni_walk_begin(cut, kernels, &data, BNI_READS, task)};
     b.more = bni_walk_next(&b.walk, &b.sheet);
     bni_sums sums = {0.0, part->one, part->two};
     memset(sums.mean, 0, features * sizeof *sums.mean);
@@ -102,17 +102,17 @@ void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const f
     while (b.more) {
         b.rows = 0;
         const bool weighs = set_pivot(b, features, pivot);
-        const float *column_pivot = bni_expand(batch, features, pivot, columns);
+        const float *column_pivot = bni_expand(cut, features, pivot, columns);
         memset(s1, 0, width * sizeof *s1);
         memset(s2, 0, width * sizeof *s2);
         double count = 0.0;
         do {
             kernels->moments(&b.sheet, column_pivot, s1, s2);
-            count += sheet_weight(batch, &b.sheet, features);
+            count += sheet_weight(cut, &b.sheet, features);
         } while (next_in_block(&b));
         if (weighs) {
-            kernels->fold(s1, batch->outer, features, batch->inner);
-            kernels->fold(s2, batch->outer, features, batch->inner);
+            kernels->fold(s1, cut->outer, features, cut->inner);
+            kernels->fold(s2, cut->outer, features, cut->inner);
             kernels->merge_block(&sums, features, count, pivot, s1, s2);
         }
     }
@@ -192,18 +192,18 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
 
 typedef struct add_work {
     const bn_kernels *kernels;
-    const bni_batch *batch;
+    const bni_cut *cut;
     const float *x;
 } add_work;
 
 static void sum_batch(void *context, bni_task task, bni_part *part) {
     const add_work *work = context;
-    bni_task_moments(work->kernels, work->batch, work->x, task, part);
+    bni_task_moments(work->kernels, work->cut, work->x, task, part);
 }
 
 static void merge_batch(void *context, bni_part *into, const bni_part *part) {
     const add_work *work = context;
-    bni_merge_moments(work->kernels, into, part, work->batch->features);
+    bni_merge_moments(work->kernels, into, part, work->cut->shape->features);
 }
 
 bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void *x) {
@@ -213,17 +213,16 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     if (moments->internal.kernels == NULL) {
         return BN_STATUS_BAD_STATE;
     }
-    bni_batch made;
-    const bn_status status = bni_batch_make(&made, batch, moments->num_features,
-                                            moments->internal.tuning, BNI_STRIDES_X);
-    if (status != BN_STATUS_OK || made.n == 0) {
+    bni_shape shape;
+    const bn_status status = bni_shape_make(&shape, batch, moments->num_features, BNI_STRIDES_X);
+    if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
     }
     if (x == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
     const bni_region regions[] = {
-        bni_region_of_x(&made, x), bni_region_of_weights(&made),
+        bni_region_of_x(&shape, x), bni_region_of_weights(&shape),
         bni_region_of_bytes(moments->internal.owned, moments->internal.owned_bytes)};
     if (bni_any_overlap(regions, (const unsigned[3]){1u << 1, 0, 0}, 3)) {
         return BN_STATUS_OVERLAP;
@@ -231,9 +230,10 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     const size_t padded = bni_padded(moments->num_features);
     double *scratch = moments->internal.scratch;
     const bni_passes passes = {.sum = sum_batch, .merge = merge_batch};
-    add_work work = {moments->internal.kernels, &made, x};
+    const bni_cut cut = bni_cut_sums(&shape, moments->internal.tuning);
+    add_work work = {moments->internal.kernels, &cut, x};
     const bni_space space = {scratch, scratch + padded, scratch + 2 * padded};
-    const bni_part part = bni_sum_pass(&passes, &work, &made, 1, space);
+    const bni_part part = bni_sum_pass(&passes, &work, &cut, 1, space);
     const bni_sums sums = {part.count, part.one, part.two};
     /* The chunks' moments are done with: their scratch is at least one pair of arrays. */
     return add_sums(moments, &sums, scratch + 2 * padded);

@@ -6,8 +6,8 @@
 #include "two_pass.h"
 
 /* part = count, mean and m2 of a task's data, features from its group's first on. */
-void bni_task_moments(const bn_kernels *kernels, const bni_batch *batch, const float *x,
-                      bni_task task, bni_part *part);
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, bni_task task,
+                      bni_part *part);
 
 /* Merges the moments of other data into `into`. */
 void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,

@@ -2,35 +2,35 @@
 #include "normalize.h"
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, bni_batch *made) {
-    const bn_status status = bni_check_batch(layer, batch, made);
-    if (status != BN_STATUS_OK || made->n == 0) {
+                              const void *y, bni_shape *shape) {
+    const bn_status status = bni_check_batch(layer, batch, shape);
+    if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }
     if (x == NULL || y == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
     enum { X, RESIDUAL, WEIGHTS, Y, LAYER, REGIONS };
-    const bni_region regions[REGIONS] = {[X] = bni_region_of_x(made, x),
-                                         [RESIDUAL] = bni_region_of_y(made, batch->residual),
-                                         [WEIGHTS] = bni_region_of_weights(made),
-                                         [Y] = bni_region_of_y(made, y),
+    const bni_region regions[REGIONS] = {[X] = bni_region_of_x(shape, x),
+                                         [RESIDUAL] = bni_region_of_y(shape, batch->residual),
+                                         [WEIGHTS] = bni_region_of_weights(shape),
+                                         [Y] = bni_region_of_y(shape, y),
                                          [LAYER] = bni_region_of_layer(layer)};
     const unsigned same[REGIONS] = {
         [X] = 1u << RESIDUAL | 1u << WEIGHTS | 1u << Y, [RESIDUAL] = 1u << WEIGHTS};
     return bni_any_overlap(regions, same, REGIONS) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
 }
 
-void bni_normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
+void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_sheet *data,
                         bni_pass pass, bni_task task, bni_feature_coef of) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const bn_kernels *kernels = layer->internal.kernels;
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
-    const size_t features = bni_group_size(batch, task.group);
-    const bni_coef coef = {.center = bni_expand(batch, features, of.center, center),
-                           .scale = bni_expand(batch, features, of.scale, scale),
-                           .shift = bni_expand(batch, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(batch, kernels, data, pass, task);
+    const size_t features = bni_group_size(cut, task.group);
+    const bni_coef coef = {.center = bni_expand(cut, features, of.center, center),
+                           .scale = bni_expand(cut, features, of.scale, scale),
+                           .shift = bni_expand(cut, features, of.shift, shift)};
+    bni_walk walk = bni_walk_begin(cut, kernels, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->normalize(&sheet, &coef, relu);

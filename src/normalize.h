@@ -3,11 +3,11 @@
 #define BNI_NORMALIZE_H
 
 #include "layer.h"
-#include "sheets.h"
+#include "plan.h"
 
 /* All that both check. An empty batch passes whatever x and y are. */
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, bni_batch *made);
+                              const void *y, bni_shape *shape);
 
 /* What turns x into y, a value a feature, from a group's first on. */
 typedef struct bni_feature_coef {
@@ -15,7 +15,7 @@ typedef struct bni_feature_coef {
 } bni_feature_coef;
 
 /* Writes y of one task. */
-void bni_normalize_task(const bni_batch *batch, const bn_layer *layer, const bni_sheet *data,
+void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_sheet *data,
                         bni_pass pass, bni_task task, bni_feature_coef of);
 
 #endif

@@ -5,9 +5,9 @@
 #include <stdatomic.h>
 
 /* How many threads share the batch's tasks. */
-static size_t threads_for(const bni_batch *batch, int num_threads) {
-    const size_t tasks = batch->groups * batch->chunks;
-    if (num_threads == 1 || tasks == 1 || batch->elements < batch->tuning->share_from) {
+static size_t threads_for(const bni_cut *cut, int num_threads) {
+    const size_t tasks = cut->groups * cut->chunks;
+    if (num_threads == 1 || tasks == 1 || cut->shape->elements < cut->tuning->share_from) {
         return 1;
     }
     const size_t wanted = num_threads == 0 ? bni_team_default() : (size_t)num_threads;
@@ -15,8 +15,8 @@ static size_t threads_for(const bni_batch *batch, int num_threads) {
 }
 
 /* What this thread has streamed past the caches, other threads see before what it writes next. */
-static void publish(const bni_batch *batch) {
-    if (batch->streams) {
+static void publish(const bni_cut *cut) {
+    if (cut->streams) {
         /* On x86-64 a locked instruction or an mfence: both wait for streamed stores too. */
         atomic_thread_fence(memory_order_seq_cst);
     }
@@ -25,7 +25,7 @@ static void publish(const bni_batch *batch) {
 /* ---- Tasks in any order --------------------------------------------------------------------- */
 
 typedef struct run {
-    const bni_batch *batch;
+    const bni_cut *cut;
     bni_order order;
     bni_worker worker;
     void *context;
@@ -55,15 +55,15 @@ static size_t take_task(atomic_size_t *taken, bool alone) {
 
 bool bni_next_task(bni_tasks *tasks, bni_task *task) {
     const run *r = tasks->of;
-    const bni_batch *batch = r->batch;
+    const bni_cut *cut = r->cut;
     for (; tasks->done < r->threads; tasks->done++) {
         const size_t thread = (tasks->own + tasks->done) % r->threads;
         const size_t begin = share_begin(r, thread), end = share_begin(r, thread + 1);
         const size_t taken = take_task(&r->taken[thread], r->threads == 1);
         if (taken < end - begin) {
             const size_t i = r->order == BNI_BY_CHUNK_BACK ? end - 1 - taken : begin + taken;
-            *task = r->order == BNI_BY_GROUP ? (bni_task){i / batch->chunks, i % batch->chunks}
-                                             : (bni_task){i % batch->groups, i / batch->groups};
+            *task = r->order == BNI_BY_GROUP ? (bni_task){i / cut->chunks, i % cut->chunks}
+                                             : (bni_task){i % cut->groups, i / cut->groups};
             return true;
         }
     }
@@ -73,7 +73,7 @@ bool bni_next_task(bni_tasks *tasks, bni_task *task) {
 static void run_member(void *context, size_t thread) {
     const run *r = context;
     r->worker(r->context, &(bni_tasks){.of = r, .own = thread});
-    publish(r->batch);
+    publish(r->cut);
 }
 
 /* A function of its own, so that whoever works alone has but one counter on the stack. */
@@ -86,14 +86,14 @@ static void run_on_team(run *r) {
     bni_team_run(r->threads, run_member, r);
 }
 
-void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
+void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker worker,
              void *context) {
-    run r = {.batch = batch,
+    run r = {.cut = cut,
              .order = order,
              .worker = worker,
              .context = context,
-             .tasks = batch->groups * batch->chunks,
-             .threads = threads_for(batch, num_threads)};
+             .tasks = cut->groups * cut->chunks,
+             .threads = threads_for(cut, num_threads)};
     if (r.threads == 1) {
         atomic_size_t taken = 0;
         r.taken = &taken;
@@ -132,11 +132,11 @@ static void make_alone(size_t chunks, const bni_turns *turns) {
     }
 }
 
-void bni_run_in_turn(const bni_batch *batch, int num_threads, bni_turns *turns) {
-    const size_t threads = threads_for(batch, num_threads);
+void bni_run_in_turn(const bni_cut *cut, int num_threads, bni_turns *turns) {
+    const size_t threads = threads_for(cut, num_threads);
     if (threads == 1) {
-        make_alone(batch->chunks, turns);
+        make_alone(cut->chunks, turns);
     } else {
-        bni_team_in_turn(threads, batch->chunks, make_in_turn, turns);
+        bni_team_in_turn(threads, cut->chunks, make_in_turn, turns);
     }
 }

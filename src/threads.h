@@ -2,16 +2,12 @@
 #ifndef BNI_THREADS_H
 #define BNI_THREADS_H
 
-#include "batch.h"
+#include "plan.h"
 
 /* In which order tasks are taken. Chunk by chunk, and in it group by group, is the order of the
  * memory; from the last to the first, what a run before it came by last, and the caches may still
  * hold, is met first; group by group, what is made once for a group serves all its chunks. */
 typedef enum bni_order { BNI_BY_CHUNK, BNI_BY_CHUNK_BACK, BNI_BY_GROUP } bni_order;
-
-typedef struct bni_task {
-    size_t group, chunk;
-} bni_task;
 
 /* The tasks that are left, as one thread sees them. */
 typedef struct bni_tasks bni_tasks;
@@ -25,7 +21,7 @@ typedef void (*bni_worker)(void *context, bni_tasks *tasks);
  * chunk. A thread gets neighbouring tasks, the same ones in every run over as many tasks by as many
  * threads: its caches hold what it worked on before. Only when it is through with its own does it
  * take those of others. What they stream is published. */
-void bni_run(const bni_batch *batch, int num_threads, bni_order order, bni_worker worker,
+void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker worker,
              void *context);
 
 /* Work on each chunk whose results are added up in the order of the chunks, whoever made them. */
@@ -35,11 +31,11 @@ typedef struct bni_turns {
     void *context;
 } bni_turns;
 
-/* The doubles of a part: room for two values of as many features as bni_narrowed leaves in a group,
+/* The doubles of a part: room for two values of as many features as bni_cut_narrow leaves in a group,
  * and for one more. */
 #define BNI_PART (2 * BNI_NARROW + 1)
 
 /* make() and then add() for all chunks of a batch. No more parts are kept than there are threads. */
-void bni_run_in_turn(const bni_batch *batch, int num_threads, bni_turns *turns);
+void bni_run_in_turn(const bni_cut *cut, int num_threads, bni_turns *turns);
 
 #endif

@@ -6,7 +6,7 @@
 #ifndef BNI_TWO_PASS_H
 #define BNI_TWO_PASS_H
 
-#include "sheets.h"
+#include "threads.h"
 
 /* Two sums a feature, and how much went into each. */
 typedef struct bni_part {
@@ -28,7 +28,7 @@ typedef struct bni_passes {
     bool (*finish)(void *work, bni_part sums, size_t first,
                    size_t features); /* from first on; false
                                                                                  of NaN and Inf */
-    void (*write)(void *work, const bni_batch *batch, bni_pass pass, bni_task task);
+    void (*write)(void *work, const bni_cut *cut, bni_pass pass, bni_task task);
 } bni_passes;
 
 /* Where sums are formed: two arrays a feature, and bni_two_pass_scratch(D) doubles for chunks. */
@@ -39,15 +39,15 @@ typedef struct bni_space {
 size_t bni_two_pass_scratch(size_t features);
 
 /* All steps. False where one finish was. */
-bool bni_two_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+bool bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                   bni_space space);
 
 /* The sums alone: returns those of the whole batch, which are in space. */
-bni_part bni_sum_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+bni_part bni_sum_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                       bni_space space);
 
 /* The writing alone, whole rows or samples at a time. */
-void bni_write_pass(const bni_passes *passes, void *work, const bni_batch *batch, int num_threads,
+void bni_write_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                     bni_order order);
 
 #endif

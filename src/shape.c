@@ -1,6 +1,5 @@
-/* See batch.h. */
-#include "batch.h"
-#include "sheets.h"
+/* See shape.h. */
+#include "shape.h"
 
 #include <stdint.h>
 
@@ -34,39 +33,37 @@ static bn_status sum_weights(const float *weight, size_t n, double *sum) {
     return BN_STATUS_OK;
 }
 
-bn_status bni_batch_make(bni_batch *batch, const bn_batch *from, size_t features,
-                         const bni_tuning *tuning, bni_strides strides) {
+bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features,
+                         bni_strides strides) {
     if (from->dtype == BN_DTYPE_BF16 || from->dtype == BN_DTYPE_F16) {
         return BN_STATUS_UNSUPPORTED;
     }
     if (from->dtype != BN_DTYPE_F32) {
         return BN_STATUS_BAD_OPTION;
     }
-    *batch = (bni_batch){.n = from->n,
+    *shape = (bni_shape){.n = from->n,
                          .features = features,
                          .spatial = from->spatial == 0 ? 1 : from->spatial,
-                         .weight = from->sample_weight,
-                         .tuning = tuning};
+                         .weight = from->sample_weight};
     const size_t y_stride = strides == BNI_STRIDES_BOTH ? from->y_stride : 0;
     size_t row;
-    if (!multiply(features, batch->spatial, (size_t)PTRDIFF_MAX / sizeof(float), &row) ||
-        !make_stride(from->x_stride, row, batch->n, &batch->x_stride) ||
-        !make_stride(y_stride, row, batch->n, &batch->y_stride)) {
+    if (!multiply(features, shape->spatial, (size_t)PTRDIFF_MAX / sizeof(float), &row) ||
+        !make_stride(from->x_stride, row, shape->n, &shape->x_stride) ||
+        !make_stride(y_stride, row, shape->n, &shape->y_stride)) {
         return BN_STATUS_BAD_SHAPE;
     }
-    if (batch->n == 0) {
+    if (shape->n == 0) {
         return BN_STATUS_OK;
     }
-    double weights = (double)batch->n;
-    if (batch->weight != NULL) {
-        const bn_status status = sum_weights(batch->weight, batch->n, &weights);
+    double weights = (double)shape->n;
+    if (shape->weight != NULL) {
+        const bn_status status = sum_weights(shape->weight, shape->n, &weights);
         if (status != BN_STATUS_OK) {
             return status;
         }
     }
-    batch->values = weights * (double)batch->spatial;
-    batch->elements = (double)batch->n * (double)row;
-    bni_lay_out(batch, batch->x_stride == row && batch->y_stride == row);
+    shape->values = weights * (double)shape->spatial;
+    shape->elements = (double)shape->n * (double)row;
     return BN_STATUS_OK;
 }
 
@@ -76,16 +73,16 @@ static bni_region region(const void *start, size_t rows, size_t row, size_t stri
     return (bni_region){start, rows, row * sizeof(float), stride * sizeof(float)};
 }
 
-bni_region bni_region_of_x(const bni_batch *batch, const void *x) {
-    return region(x, batch->n, batch->features * batch->spatial, batch->x_stride);
+bni_region bni_region_of_x(const bni_shape *shape, const void *x) {
+    return region(x, shape->n, shape->features * shape->spatial, shape->x_stride);
 }
 
-bni_region bni_region_of_y(const bni_batch *batch, const void *y) {
-    return region(y, batch->n, batch->features * batch->spatial, batch->y_stride);
+bni_region bni_region_of_y(const bni_shape *shape, const void *y) {
+    return region(y, shape->n, shape->features * shape->spatial, shape->y_stride);
 }
 
-bni_region bni_region_of_weights(const bni_batch *batch) {
-    return region(batch->weight, 1, batch->n, batch->n);
+bni_region bni_region_of_weights(const bni_shape *shape) {
+    return region(shape->weight, 1, shape->n, shape->n);
 }
 
 bni_region bni_region_of_bytes(const void *start, size_t bytes) {

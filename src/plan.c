@@ -1,5 +1,5 @@
-/* See sheets.h. */
-#include "sheets.h"
+/* See plan.h. */
+#include "plan.h"
 
 #include <string.h>
 
@@ -87,16 +87,17 @@ static size_t fewest_rows(size_t columns) {
 #define FAR_ELEMENTS   16777216.0
 #define ASKEW_ELEMENTS 8388608.0
 
-static bool folds_wide(const bni_batch *batch) {
-    const bool shares_lines = batch->features >= FOLD_BELOW && batch->features % BNI_PAD != 0;
-    return batch->elements >= (shares_lines ? ASKEW_ELEMENTS : FAR_ELEMENTS);
+static bool folds_wide(const bni_shape *shape) {
+    const bool shares_lines = shape->features >= FOLD_BELOW && shape->features % BNI_PAD != 0;
+    return shape->elements >= (shares_lines ? ASKEW_ELEMENTS : FAR_ELEMENTS);
 }
 
 /* Samples side by side so that a row is whole vectors, and tiles where they fit; 1: no fold. */
-static size_t samples_to_fold(const bni_batch *batch) {
-    const size_t features = batch->features;
-    const bool wide = folds_wide(batch);
-    if (features > BNI_PANEL ||
+static size_t samples_to_fold(const bni_shape *shape) {
+    const size_t features = shape->features;
+    const bool wide = folds_wide(shape);
+    const bool dense = shape->x_stride == features && shape->y_stride == features;
+    if (!dense || shape->weight != NULL || features > BNI_PANEL ||
         (!wide && (features >= FOLD_BELOW || features % BNI_PLANE_WIDTH == 0))) {
         return 1;
     }
@@ -106,7 +107,7 @@ static size_t samples_to_fold(const bni_batch *batch) {
         while (samples * features % multiple != 0) {
             samples++;
         }
-        if (samples <= most && batch->n / samples >= fewest_rows(samples * features)) {
+        if (samples <= most && shape->n / samples >= fewest_rows(samples * features)) {
             return wide ? most / samples * samples : samples;
         }
     }
@@ -124,15 +125,15 @@ static size_t whole_lines(size_t features, size_t spatial) {
     return features < step ? features : features / step * step;
 }
 
-static void set_groups(bni_batch *batch, size_t features) {
-    batch->group_features = features;
-    batch->groups = bni_divide_up(batch->features, features);
+static void set_groups(bni_cut *cut, size_t features) {
+    cut->group_features = features;
+    cut->groups = bni_divide_up(cut->shape->features, features);
 }
 
 /* Features of a group of large planes. */
-static size_t planes_together(const bni_batch *batch) {
-    const size_t wanted = bni_divide_up(PLANE_RUN, batch->spatial);
-    const size_t fitting = PLANE_GROUP / batch->spatial / batch->n;
+static size_t planes_together(const bni_shape *shape) {
+    const size_t wanted = bni_divide_up(PLANE_RUN, shape->spatial);
+    const size_t fitting = PLANE_GROUP / shape->spatial / shape->n;
     return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
@@ -159,63 +160,63 @@ size_t bni_most_chunks(size_t features) {
 }
 
 /* Cuts the units into chunks. */
-static void cut(bni_batch *batch) {
-    const double by_size = batch->elements / (double)TASK_ELEMENTS;
+static void set_chunks(bni_cut *cut) {
+    const double by_size = cut->shape->elements / (double)TASK_ELEMENTS;
     const size_t tasks = by_size < (double)TASKS ? (size_t)by_size : TASKS;
-    const bool whole = batch->groups >= WHOLE_GROUPS || tasks <= batch->groups;
-    const size_t chunks = whole ? 1 : bni_divide_up(tasks, batch->groups);
-    size_t units = bni_divide_up(batch->units, chunks);
-    if (batch->layout != BNI_PLANES) {
+    const bool whole = cut->groups >= WHOLE_GROUPS || tasks <= cut->groups;
+    const size_t chunks = whole ? 1 : bni_divide_up(tasks, cut->groups);
+    size_t units = bni_divide_up(cut->units, chunks);
+    if (cut->layout != BNI_PLANES) {
         units = bni_divide_up(units, CHUNK_STEP) * CHUNK_STEP;
     }
-    batch->chunk_units = units;
-    batch->chunks = bni_divide_up(batch->units, units);
+    cut->chunk_units = units;
+    cut->chunks = bni_divide_up(cut->units, units);
 }
 
-void bni_lay_out(bni_batch *batch, bool dense) {
-    batch->streams = batch->elements >= batch->tuning->stream_from;
-    batch->outer = 1;
-    batch->inner = 1;
-    batch->units = batch->n;
-    batch->layout = BNI_ROWS;
-    batch->group_features = bni_smaller(batch->features, BNI_PANEL);
-    if (batch->spatial == 1) {
-        if (dense && batch->weight == NULL) {
-            batch->outer = samples_to_fold(batch);
+bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
+    bni_cut cut = {.shape = shape,
+                   .tuning = tuning,
+                   .streams = shape->elements >= tuning->stream_from,
+                   .layout = BNI_ROWS,
+                   .outer = 1,
+                   .inner = 1,
+                   .units = shape->n};
+    size_t features = BNI_PANEL;
+    if (shape->spatial == 1) {
+        cut.outer = samples_to_fold(shape);
+        if (cut.outer > 1) {
+            cut.layout = BNI_FOLDED;
+            cut.units = bni_divide_up(shape->n, cut.outer);
         }
-        if (batch->outer > 1) {
-            batch->layout = BNI_FOLDED;
-            batch->units = bni_divide_up(batch->n, batch->outer);
-        }
-    } else if (batch->spatial < PLANE_MIN) {
-        batch->inner = batch->spatial;
-        batch->group_features =
-            bni_smaller(batch->features, whole_lines(BNI_PANEL / batch->spatial, batch->spatial));
+    } else if (shape->spatial < PLANE_MIN) {
+        cut.inner = shape->spatial;
+        features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
     } else {
-        batch->layout = BNI_PLANES;
-        batch->inner = BNI_PLANE_WIDTH;
-        batch->group_features = bni_smaller(batch->features, planes_together(batch));
+        cut.layout = BNI_PLANES;
+        cut.inner = BNI_PLANE_WIDTH;
+        features = planes_together(shape);
     }
-    set_groups(batch, batch->group_features);
-    batch->panel_cols = batch->group_features * batch->inner;
-    cut(batch);
+    set_groups(&cut, bni_smaller(shape->features, features));
+    cut.panel_cols = cut.group_features * cut.inner;
+    set_chunks(&cut);
+    return cut;
 }
 
 /* As many planes a task as have columns, unless that leaves too few tasks to share. */
-static size_t planes_of_task(const bni_batch *batch) {
-    return bni_smaller(bni_divide_up(batch->features * batch->units, TASKS),
+static size_t planes_of_task(const bni_cut *cut) {
+    return bni_smaller(bni_divide_up(cut->shape->features * cut->units, TASKS),
                        BNI_PANEL / BNI_PLANE_WIDTH);
 }
 
-bni_batch bni_widened(const bni_batch *batch, size_t most_features) {
-    bni_batch wide = *batch;
-    wide.linear = wide.layout != BNI_ROWS || wide.spatial == 1;
-    if (wide.layout == BNI_ROWS && wide.spatial == 1) {
-        set_groups(&wide, bni_smaller(wide.features, most_features));
+bni_cut bni_cut_writes(const bni_cut *sums, size_t most_features) {
+    bni_cut wide = *sums;
+    wide.linear = wide.layout != BNI_ROWS || wide.shape->spatial == 1;
+    if (wide.layout == BNI_ROWS && wide.shape->spatial == 1) {
+        set_groups(&wide, bni_smaller(wide.shape->features, most_features));
         wide.panel_cols = wide.group_features;
-        cut(&wide);
+        set_chunks(&wide);
     } else if (wide.layout == BNI_PLANES) {
-        set_groups(&wide, bni_smaller(wide.features, planes_of_task(batch)));
+        set_groups(&wide, bni_smaller(wide.shape->features, planes_of_task(sums)));
         wide.chunk_units = 1;
         wide.chunks = wide.units;
     }
@@ -223,22 +224,22 @@ bni_batch bni_widened(const bni_batch *batch, size_t most_features) {
 }
 
 /* Only rows of N x D have groups of more features than that. */
-bni_batch bni_narrowed(const bni_batch *batch) {
-    bni_batch narrow = *batch;
+bni_cut bni_cut_narrow(const bni_cut *sums) {
+    bni_cut narrow = *sums;
     set_groups(&narrow, bni_smaller(narrow.group_features, BNI_NARROW));
     return narrow;
 }
 
-size_t bni_group_size(const bni_batch *batch, size_t group) {
-    return bni_smaller(batch->group_features, batch->features - bni_group_first(batch, group));
+size_t bni_group_size(const bni_cut *cut, size_t group) {
+    return bni_smaller(cut->group_features, cut->shape->features - bni_group_first(cut, group));
 }
 
 /* How many elements ahead a pass that writes fetches. */
-static size_t write_ahead(const bni_batch *batch, bni_pass pass) {
-    if (pass == BNI_WRITES && batch->linear && batch->streams) {
+static size_t write_ahead(const bni_cut *cut, bni_pass pass) {
+    if (pass == BNI_WRITES && cut->linear && cut->streams) {
         return MEMORY_AHEAD;
     }
-    if (pass == BNI_FOLLOWS && !batch->streams && batch->elements >= batch->tuning->fetch_from) {
+    if (pass == BNI_FOLLOWS && !cut->streams && cut->shape->elements >= cut->tuning->fetch_from) {
         return OUTPUT_AHEAD;
     }
     return 0;
@@ -246,32 +247,32 @@ static size_t write_ahead(const bni_batch *batch, bni_pass pass) {
 
 /* How many elements ahead the lines are fetched that rows or planes share: the next ones in memory
  * that are PART_AHEAD away or more; behind the sums of a group, those of a next sample. */
-static size_t part_ahead(const bni_batch *batch, bni_pass pass, size_t sample) {
-    const size_t unit = batch->layout == BNI_ROWS     ? sample
-                        : batch->layout == BNI_FOLDED ? batch->outer * batch->features
-                        : pass == BNI_FOLLOWS         ? sample
-                                                      : batch->spatial;
+static size_t part_ahead(const bni_cut *cut, bni_pass pass, size_t sample) {
+    const size_t unit = cut->layout == BNI_ROWS     ? sample
+                        : cut->layout == BNI_FOLDED ? cut->outer * cut->shape->features
+                        : pass == BNI_FOLLOWS       ? sample
+                                                    : cut->shape->spatial;
     return bni_divide_up(PART_AHEAD, unit) * unit;
 }
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bn_kernels *kernels, const bni_sheet *data,
+bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_sheet *data,
                         bni_pass pass, bni_task task) {
-    const size_t begin = task.chunk * batch->chunk_units;
+    const size_t begin = task.chunk * cut->chunk_units;
     bni_sheet buffers = *data;
-    buffers.stream = batch->streams;
-    const size_t ahead = write_ahead(batch, pass);
+    buffers.stream = cut->streams;
+    const size_t ahead = write_ahead(cut, pass);
     buffers.x_ahead = ahead;
     buffers.dy_ahead = ahead;
     buffers.part_ahead =
-        part_ahead(batch, pass, data->out != NULL ? batch->y_stride : batch->x_stride);
-    return (bni_walk){.batch = batch,
+        part_ahead(cut, pass, data->out != NULL ? cut->shape->y_stride : cut->shape->x_stride);
+    return (bni_walk){.cut = cut,
                       .data = buffers,
                       .pass = pass,
                       .plane_cols = pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : kernels->tile,
                       .group = task.group,
                       .begin = begin,
                       .unit = begin,
-                      .end = bni_smaller(begin + batch->chunk_units, batch->units)};
+                      .end = bni_smaller(begin + cut->chunk_units, cut->units)};
 }
 
 /* How many rows of a stride begin at different places in a page. */
@@ -282,7 +283,7 @@ static size_t rows_apart(size_t stride) {
 }
 
 static bool fetches(const bni_walk *walk) {
-    return walk->pass == BNI_READS && walk->batch->elements >= walk->batch->tuning->fetch_from;
+    return walk->pass == BNI_READS && walk->cut->shape->elements >= walk->cut->tuning->fetch_from;
 }
 
 /* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
@@ -324,21 +325,21 @@ static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sh
  * task begins with: the next group's part of the chunk, or the next chunk. Differences of places
  * may wrap around. */
 static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
+    const bni_cut *cut = walk->cut;
     size_t elements = 0;
     if (!fetches(walk)) {
         return;
     }
     if (units >= walk->end - walk->unit) {
-        if (walk->group + 1 < batch->groups) {
+        if (walk->group + 1 < cut->groups) {
             units -= walk->end - walk->begin;
-            elements = batch->group_features * batch->spatial;
+            elements = cut->group_features * cut->shape->spatial;
         } else {
-            elements -= bni_group_first(batch, walk->group) * batch->spatial;
+            elements -= bni_group_first(cut, walk->group) * cut->shape->spatial;
         }
     }
-    sheet->x_ahead = units * batch->x_stride + elements;
-    sheet->dy_ahead = units * batch->y_stride + elements;
+    sheet->x_ahead = units * cut->shape->x_stride + elements;
+    sheet->dy_ahead = units * cut->shape->y_stride + elements;
 }
 
 /* Has fetched what is FETCH_AHEAD further on in a run of which so many elements are left. */
@@ -366,25 +367,25 @@ static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_
 }
 
 static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
+    const bni_cut *cut = walk->cut;
     const size_t left = walk->end - walk->unit;
     begin_sheet(&walk->data, x, y, sheet);
-    sheet->cols = bni_group_size(batch, walk->group) * batch->inner;
-    sheet->x_stride = batch->x_stride;
-    sheet->y_stride = batch->y_stride;
-    sheet->weight = bni_input_at(batch->weight, walk->unit);
+    sheet->cols = bni_group_size(cut, walk->group) * cut->inner;
+    sheet->x_stride = cut->shape->x_stride;
+    sheet->y_stride = cut->shape->y_stride;
+    sheet->weight = bni_input_at(cut->shape->weight, walk->unit);
     sheet->weight_step = 1;
-    set_rows(walk, left, batch->panel_cols, sheet);
+    set_rows(walk, left, cut->panel_cols, sheet);
     fetch_units(walk, sheet->rows, sheet);
     walk->unit += sheet->rows;
 }
 
 /* A chunk is one run, from its first unit to its last, or to the last sample. */
 static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
-    const size_t width = batch->outer * batch->features;
+    const bni_cut *cut = walk->cut;
+    const size_t width = cut->outer * cut->shape->features;
     const size_t begin = walk->unit * width;
-    const size_t end = bni_smaller(walk->end * width, batch->n * batch->features);
+    const size_t end = bni_smaller(walk->end * width, cut->shape->n * cut->shape->features);
     const size_t done = walk->done;
     if (next_of_run(walk, begin, begin, end - begin, width, sheet)) {
         walk->unit = walk->end;
@@ -394,16 +395,16 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
 
 /* All planes of the group in one sample: together they are a sheet or little more. */
 static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
+    const bni_cut *cut = walk->cut;
     const size_t width = walk->plane_cols;
     begin_sheet(&walk->data, x, y, sheet);
-    sheet->rows = batch->spatial / width;
+    sheet->rows = cut->shape->spatial / width;
     sheet->cols = width;
     sheet->x_stride = width;
     sheet->y_stride = width;
-    sheet->planes = bni_group_size(batch, walk->group);
-    sheet->plane_stride = batch->spatial;
-    sheet->tail = batch->spatial % width;
+    sheet->planes = bni_group_size(cut, walk->group);
+    sheet->plane_stride = cut->shape->spatial;
+    sheet->tail = cut->shape->spatial % width;
     sheet->band = sheet->rows;
     fetch_units(walk, 1, sheet);
     walk->unit++;
@@ -412,7 +413,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
 /* The one plane of the group in one sample, sheet by sheet. What is fetched ahead of a short plane
  * is the next sample's. */
 static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    const size_t done = walk->done, spatial = walk->batch->spatial;
+    const size_t done = walk->done, spatial = walk->cut->shape->spatial;
     const bool ends = next_of_run(walk, x, y, spatial, walk->plane_cols, sheet);
     if (spatial < 2 * FETCH_AHEAD) {
         fetch_units(walk, 1, sheet);
@@ -427,14 +428,14 @@ static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) 
 }
 
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
-    const bni_batch *batch = walk->batch;
+    const bni_cut *cut = walk->cut;
     if (walk->unit == walk->end) {
         return false;
     }
-    const size_t first = bni_group_first(batch, walk->group) * batch->spatial;
-    const size_t x = walk->unit * batch->x_stride + first;
-    const size_t y = walk->unit * batch->y_stride + first;
-    switch (batch->layout) {
+    const size_t first = bni_group_first(cut, walk->group) * cut->shape->spatial;
+    const size_t x = walk->unit * cut->shape->x_stride + first;
+    const size_t y = walk->unit * cut->shape->y_stride + first;
+    switch (cut->layout) {
     case BNI_ROWS:
         next_of_rows(walk, x, y, sheet);
         break;
@@ -442,8 +443,8 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
         next_of_fold(walk, sheet);
         break;
     case BNI_PLANES: {
-        const float *weight = bni_input_at(batch->weight, walk->unit);
-        if (batch->group_features == 1) {
+        const float *weight = bni_input_at(cut->shape->weight, walk->unit);
+        if (cut->group_features == 1) {
             next_of_plane(walk, x, y, sheet);
         } else {
             next_of_planes(walk, x, y, sheet);
@@ -464,15 +465,15 @@ static inline void repeat(const float *values, size_t features, size_t each, flo
     }
 }
 
-const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
+const float *bni_expand(const bni_cut *cut, size_t features, const float *values,
                         float columns[BNI_PANEL]) {
-    const size_t period = features * batch->inner;
-    const size_t cols = period * batch->outer;
+    const size_t period = features * cut->inner;
+    const size_t cols = period * cut->outer;
     if (values == NULL || cols == features) {
         return values;
     }
     /* Where the compiler knows the number it takes a fifth of the time. */
-    switch (batch->inner) {
+    switch (cut->inner) {
     case 1:
         repeat(values, features, 1, columns);
         break;
@@ -480,10 +481,10 @@ const float *bni_expand(const bni_batch *batch, size_t features, const float *va
         repeat(values, features, BNI_PLANE_WIDTH, columns);
         break;
     default:
-        repeat(values, features, batch->inner, columns);
+        repeat(values, features, cut->inner, columns);
         break;
     }
-    for (size_t o = 1; o < batch->outer; o++) {
+    for (size_t o = 1; o < cut->outer; o++) {
         memcpy(columns + o * period, columns, period * sizeof *columns);
     }
     return columns;

@@ -13,38 +13,60 @@
  *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
  *                 into rows, which use the feature's own BNI_PLANE_WIDTH columns, or half of them.
  */
-#ifndef BNI_SHEETS_H
-#define BNI_SHEETS_H
+#ifndef BNI_PLAN_H
+#define BNI_PLAN_H
 
-#include "batch.h"
-#include "threads.h"
+#include "shape.h"
+#include "tuning.h"
 
 /* No sheet has more rows. */
 #define BNI_SHEET_ROWS ((size_t)256)
 
-/* Chooses the layout, groups, units and chunks of a batch, and whether it streams. Dense: neither x
- * nor y has gaps between rows. All but streaming depends on the shape alone: the same sums are then
- * formed on every machine and by any number of threads. */
-void bni_lay_out(bni_batch *batch, bool dense);
+/* The most features of a group where all that is known of it has to be on the stack. */
+#define BNI_NARROW ((size_t)256)
 
-/* The most chunks that a layer of so many features is ever cut into: what scratch must hold. */
+typedef enum bni_layout { BNI_ROWS, BNI_FOLDED, BNI_PLANES } bni_layout;
+
+/* How a batch is cut into tasks: groups of features, and chunks of units. */
+typedef struct bni_cut {
+    const bni_shape *shape;
+    const bni_tuning *tuning;
+    bool streams; /* outputs are so large that they are written past the caches */
+    bool linear;  /* tasks and their sheets are in the order of the memory */
+    bni_layout layout;
+    size_t outer, inner;
+    size_t group_features; /* of every group but perhaps the last */
+    size_t panel_cols;     /* of BNI_ROWS: the columns that decide how many rows a sheet has */
+    size_t groups, units;
+    size_t chunks, chunk_units; /* units of every chunk but perhaps the last */
+} bni_cut;
+
+typedef struct bni_task {
+    size_t group, chunk;
+} bni_task;
+
+/* How sums are formed. It depends on the shape alone, so that they are the same on every machine and
+ * by any number of threads; only whether outputs are streamed is a matter of tuning. */
+bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning);
+
+/* The most chunks that sums of so many features are ever cut into: what scratch must hold. */
 size_t bni_most_chunks(size_t features);
 
-/* The same batch as a pass that only writes goes through it, task by task in the order of the
- * memory, as nothing has to be kept of a group: by whole rows of N x D, or by parts of them of at
- * most so many features; sample by sample where planes are large. */
-bni_batch bni_widened(const bni_batch *batch, size_t most_features);
+/* How a pass that only writes goes through a batch, task by task in the order of the memory, as
+ * nothing has to be kept of a group: by whole rows of N x D, or by parts of them of at most so many
+ * features; sample by sample where planes are large. */
+bni_cut bni_cut_writes(const bni_cut *sums, size_t most_features);
 
-/* The same batch in groups of at most BNI_NARROW features. Their sums are formed in the same order:
- * sheets and chunks have the rows that they had. */
-bni_batch bni_narrowed(const bni_batch *batch);
+/* The same sums in groups of at most BNI_NARROW features, formed in the same order: sheets and
+ * chunks have the rows that they had. */
+bni_cut bni_cut_narrow(const bni_cut *sums);
 
-static inline size_t bni_group_first(const bni_batch *batch, size_t group) {
-    return group * batch->group_features;
+static inline size_t bni_group_first(const bni_cut *cut, size_t group) {
+    return group * cut->group_features;
 }
 
 /* How many features a group has. */
-size_t bni_group_size(const bni_batch *batch, size_t group);
+size_t bni_group_size(const bni_cut *cut, size_t group);
 
 /* What a pass does to the data: the sheets that suit it differ. */
 typedef enum bni_pass {
@@ -55,7 +77,7 @@ typedef enum bni_pass {
 
 /* A walk over the sheets of a task: those of one group in one chunk of units. */
 typedef struct bni_walk {
-    const bni_batch *batch;
+    const bni_cut *cut;
     bni_sheet data; /* where the whole batch's buffers begin */
     bni_pass pass;
     size_t plane_cols; /* of the rows that planes are cut into */
@@ -64,7 +86,7 @@ typedef struct bni_walk {
     size_t done;             /* elements of the present run */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_batch *batch, const bn_kernels *kernels, const bni_sheet *data,
+bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_sheet *data,
                         bni_pass pass, bni_task task);
 
 /* Writes the next sheet and returns true, or returns false at the end. */
@@ -72,7 +94,7 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);
 
 /* Repeats a value a feature into a value a column. Returns the columns, or the values themselves
  * where they are the same. */
-const float *bni_expand(const bni_batch *batch, size_t features, const float *values,
+const float *bni_expand(const bni_cut *cut, size_t features, const float *values,
                         float columns[BNI_PANEL]);
 
 #endif
