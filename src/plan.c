@@ -3,93 +3,13 @@
 
 #include <string.h>
 
-/* Elements of a sheet, 64 KiB: what is asked of a kernel at once. */
-#define SHEET_ELEMENTS ((size_t)16384)
-
-/* A kernel goes down a tile's columns through the rows of a band before it turns to the next tile.
- * Where sums are formed the band is the sheet, which L2 holds while the tiles go over it: with rows
- * of 1024 columns, 16 of them cost 1.58 ns a vector of 16 floats where 4 cost 1.76 and 1 costs
- * 3.24.
- *
- * Passes that write take 32 KiB, but no more than 2 rows that begin at the same place in a page:
- * those share their sets in an 8-way L1, which x, dy and dx then overflow (256 x 1024, buffers
- * of malloc's alignment: inference takes 44 us with 2 rows, 70 with 8). And they take 2 rows
- * where stores are streamed: the write buffers of a core are few, and a line that leaves one
- * before it is full costs twice (65536 x 256: 7.8 ms with 4 rows, 12.4 with 8); or one, where
- * rows begin at different places in their lines, as whole vectors are streamed only to multiples
- * of their size. */
-#define WRITE_ELEMENTS ((size_t)8192)
-#define STREAM_ROWS    ((size_t)2)
-#define PAGE           ((size_t)4096)
-
-/* Where sums are formed of a batch that is not in L2 the next sheet is fetched meanwhile, or what is
- * so many elements, 64 KiB, further on. */
-#define FETCH_AHEAD ((size_t)16384)
-
-/* Passes that write go through memory in long runs, which processors follow by themselves: where L3
- * is the limit, fetching costs up to a tenth. But for two cases.
- *
- * From memory they do not follow far enough, as few lines are in a core's window at once beside the
- * coefficients: dx of 65536 x 256 takes 7.2 ns a vector of 16 floats, with what is 8 KiB ahead in
- * the inputs fetched 6.6, as much as dx = x + dy. From 4 to 64 KiB there is no difference. Where an
- * output cannot be streamed (short rows at odd places) it is fetched instead, and where it is
- * streamed, 16 KiB ahead, the lines that rows or planes share.
- *
- * Behind the sums of the same task only the output comes from afar: with what is 1 KiB ahead in it
- * fetched dx of 32 x 2048 x 64 takes 2.9 ns, without 3.3. */
-#define MEMORY_AHEAD ((size_t)2048)
-#define PART_AHEAD   ((size_t)4096)
-#define OUTPUT_AHEAD ((size_t)256)
-
-/* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
- * row of BNI_PLANE_WIDTH is at most a fifth. */
-#define PLANE_MIN ((size_t)256)
-
-/* Large planes of a group are together at least so many elements, 6 KiB. Each group begins with a
- * jump in memory, but the processor's prefetcher then runs some KiB ahead into planes that the next
- * group soon needs; and the less a group has, the more of it is still in L1 and L2 for the second
- * pass (32 x 512 x 784: forward 5.8 ns a vector of 16 floats and backward 10.6 with 32 KiB, 5.7 and
- * 9.2 with 6 KiB, 6.9 and 10.5 with 3 KiB). */
-#define PLANE_RUN ((size_t)1536)
-
-/* But a group of several has no more than 512 KiB of each tensor, so that L2 holds x and dy of
- * backward's first pass for the second (32 x 256 x 3136: 25 ms with three planes, 20.5 with
- * one). Small planes are not cut so: with rows of less than 4 KiB a group the second pass gains
- * less than the jumps cost (256 x 512 x 64 with 256 columns: backward 12.1 to 10.3 ns, but
- * forward 5.6 to 6.1). */
-#define PLANE_GROUP ((size_t)131072)
-
-_Static_assert((PLANE_RUN + PLANE_MIN - 1) / PLANE_MIN <= BNI_PANEL / BNI_PLANE_WIDTH,
-               "the planes of a group have columns");
-
-/* Rows narrower than this are folded: at 256 columns the part vector at a row's end costs at most
- * 1 of 17. */
-#define FOLD_BELOW ((size_t)256)
-
-/* And only so that enough rows remain: what is done for each column, before and after the sums, is
- * done for all samples of a row. For tiles' sake at least 64 (1024 x 10: forward takes 3.0 us with
- * 32 rows of 320, 2.5 with 64 of 160); for that of whole vectors, as part vectors cost more, a
- * sixteenth of the columns (256 x 10: 1.5 us not folded, 0.9 with 32 rows of 80; 128 x 100: 3.6 and
- * 3.4 with 32 rows of 400; 64 x 100: 2.0 and 2.2 with 16). */
-#define FOLD_ROWS    ((size_t)64)
-#define FOLD_COLUMNS ((size_t)16)
-
 static size_t fewest_rows(size_t columns) {
-    return columns % (2 * BNI_PAD) == 0 ? FOLD_ROWS : bni_divide_up(columns, FOLD_COLUMNS);
+    return columns % (2 * BNI_PAD) == 0 ? BNI_FOLD_ROWS : bni_divide_up(columns, BNI_FOLD_COLUMNS);
 }
 
-/* From so many elements on, 64 MiB, tensors come from memory, and narrow rows are folded into
- * rows as wide as a panel: tiles then go through as many pages as the processor follows (100352
- * x 256: forward 7.6 to 7.2 ns a vector of 16 floats, backward 16.7 to 16.0; 50176 x 512: 17.6
- * to 15.8). From L3 sums are up to 10 % slower so. Where outputs are streamed, half
- * as many, it also leaves fewer rows that share a line with the next (60000 x 300: inference 6.7 to
- * 5.1). */
-#define FAR_ELEMENTS   16777216.0
-#define ASKEW_ELEMENTS 8388608.0
-
 static bool folds_wide(const bni_shape *shape) {
-    const bool shares_lines = shape->features >= FOLD_BELOW && shape->features % BNI_PAD != 0;
-    return shape->elements >= (shares_lines ? ASKEW_ELEMENTS : FAR_ELEMENTS);
+    const bool shares_lines = shape->features >= BNI_FOLD_BELOW && shape->features % BNI_PAD != 0;
+    return shape->elements >= (shares_lines ? BNI_ASKEW_ELEMENTS : BNI_FAR_ELEMENTS);
 }
 
 /* Samples side by side so that a row is whole vectors, and tiles where they fit; 1: no fold. */
@@ -98,7 +18,7 @@ static size_t samples_to_fold(const bni_shape *shape) {
     const bool wide = folds_wide(shape);
     const bool dense = shape->x_stride == features && shape->y_stride == features;
     if (!dense || shape->weight != NULL || features > BNI_PANEL ||
-        (!wide && (features >= FOLD_BELOW || features % BNI_PLANE_WIDTH == 0))) {
+        (!wide && (features >= BNI_FOLD_BELOW || features % BNI_PLANE_WIDTH == 0))) {
         return 1;
     }
     const size_t most = BNI_PANEL / features;
@@ -115,8 +35,7 @@ static size_t samples_to_fold(const bni_shape *shape) {
 }
 
 /* So many features, or a few less, whose planes together are whole cache lines: if the first
- * group begins on one, all do (32 x 2048 x 49, inference: 1000 us with groups of 20 planes, 900
- * of 16). */
+ * group begins on one, all do. */
 static size_t whole_lines(size_t features, size_t spatial) {
     size_t step = 1;
     while (step * spatial % BNI_PAD != 0) {
@@ -132,42 +51,27 @@ static void set_groups(bni_cut *cut, size_t features) {
 
 /* Features of a group of large planes. */
 static size_t planes_together(const bni_shape *shape) {
-    const size_t wanted = bni_divide_up(PLANE_RUN, shape->spatial);
-    const size_t fitting = PLANE_GROUP / shape->spatial / shape->n;
+    const size_t wanted = bni_divide_up(BNI_PLANE_RUN, shape->spatial);
+    const size_t fitting = BNI_PLANE_GROUP / shape->spatial / shape->n;
     return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
 /* ---- Chunks --------------------------------------------------------------------------------- */
 
-/* A batch of few groups is cut into chunks until it has about so many tasks: a multiple of common
- * core counts, and few enough that merging their sums costs little beside forming them. */
-#define TASKS ((size_t)32)
-
-/* A batch is not cut into tasks of fewer elements, 512 KiB: some 20 microseconds of work, well
- * above what handing it to another thread and merging its sums cost. */
-#define TASK_ELEMENTS ((size_t)131072)
-
-/* With so many groups there is work enough for threads without cutting any group into chunks, and a
- * group that is whole is read from memory once. */
-#define WHOLE_GROUPS ((size_t)8)
-
-/* Chunks of rows are multiples of so many, so that few sheets are short. */
-#define CHUNK_STEP ((size_t)16)
-
 /* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
 size_t bni_most_chunks(size_t features) {
-    return bni_divide_up(TASKS, bni_divide_up(features, BNI_PANEL));
+    return bni_divide_up(BNI_TASKS, bni_divide_up(features, BNI_PANEL));
 }
 
 /* Cuts the units into chunks. */
 static void set_chunks(bni_cut *cut) {
-    const double by_size = cut->shape->elements / (double)TASK_ELEMENTS;
-    const size_t tasks = by_size < (double)TASKS ? (size_t)by_size : TASKS;
-    const bool whole = cut->groups >= WHOLE_GROUPS || tasks <= cut->groups;
+    const double by_size = cut->shape->elements / (double)BNI_TASK_ELEMENTS;
+    const size_t tasks = by_size < (double)BNI_TASKS ? (size_t)by_size : BNI_TASKS;
+    const bool whole = cut->groups >= BNI_WHOLE_GROUPS || tasks <= cut->groups;
     const size_t chunks = whole ? 1 : bni_divide_up(tasks, cut->groups);
     size_t units = bni_divide_up(cut->units, chunks);
     if (cut->layout != BNI_PLANES) {
-        units = bni_divide_up(units, CHUNK_STEP) * CHUNK_STEP;
+        units = bni_divide_up(units, BNI_CHUNK_STEP) * BNI_CHUNK_STEP;
     }
     cut->chunk_units = units;
     cut->chunks = bni_divide_up(cut->units, units);
@@ -188,7 +92,7 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
             cut.layout = BNI_FOLDED;
             cut.units = bni_divide_up(shape->n, cut.outer);
         }
-    } else if (shape->spatial < PLANE_MIN) {
+    } else if (shape->spatial < BNI_PLANE_MIN) {
         cut.inner = shape->spatial;
         features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
     } else {
@@ -204,7 +108,7 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
 
 /* As many planes a task as have columns, unless that leaves too few tasks to share. */
 static size_t planes_of_task(const bni_cut *cut) {
-    return bni_smaller(bni_divide_up(cut->shape->features * cut->units, TASKS),
+    return bni_smaller(bni_divide_up(cut->shape->features * cut->units, BNI_TASKS),
                        BNI_PANEL / BNI_PLANE_WIDTH);
 }
 
@@ -237,22 +141,22 @@ size_t bni_group_size(const bni_cut *cut, size_t group) {
 /* How many elements ahead a pass that writes fetches. */
 static size_t write_ahead(const bni_cut *cut, bni_pass pass) {
     if (pass == BNI_WRITES && cut->linear && cut->streams) {
-        return MEMORY_AHEAD;
+        return cut->tuning->inputs_ahead;
     }
     if (pass == BNI_FOLLOWS && !cut->streams && cut->shape->elements >= cut->tuning->fetch_from) {
-        return OUTPUT_AHEAD;
+        return cut->tuning->output_ahead;
     }
     return 0;
 }
 
 /* How many elements ahead the lines are fetched that rows or planes share: the next ones in memory
- * that are PART_AHEAD away or more; behind the sums of a group, those of a next sample. */
+ * that are far enough away; behind the sums of a group, those of a next sample. */
 static size_t part_ahead(const bni_cut *cut, bni_pass pass, size_t sample) {
     const size_t unit = cut->layout == BNI_ROWS     ? sample
                         : cut->layout == BNI_FOLDED ? cut->outer * cut->shape->features
                         : pass == BNI_FOLLOWS       ? sample
                                                     : cut->shape->spatial;
-    return bni_divide_up(PART_AHEAD, unit) * unit;
+    return bni_divide_up(cut->tuning->parts_ahead, unit) * unit;
 }
 
 bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_sheet *data,
@@ -275,6 +179,8 @@ bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni
                       .end = bni_smaller(begin + cut->chunk_units, cut->units)};
 }
 
+#define PAGE ((size_t)4096)
+
 /* How many rows of a stride begin at different places in a page. */
 static size_t rows_apart(size_t stride) {
     const size_t bytes = stride * sizeof(float);
@@ -291,21 +197,22 @@ static bool fetches(const bni_walk *walk) {
  * a whole sheet has. */
 static void set_rows(const bni_walk *walk, size_t left, size_t full_cols, bni_sheet *sheet) {
     const size_t cols = sheet->cols;
-    const size_t most = bni_smaller(bni_divide_up(SHEET_ELEMENTS, full_cols), BNI_SHEET_ROWS);
+    const size_t most = bni_smaller(bni_divide_up(BNI_SHEET_ELEMENTS, full_cols), BNI_SHEET_ROWS);
     sheet->rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
     sheet->band = sheet->rows;
     if (walk->pass != BNI_READS && cols > walk->plane_cols) {
         const size_t apart = 2 * rows_apart(sheet->x_stride);
         const bool alike = sheet->x_stride % BNI_PAD == 0 && sheet->y_stride % BNI_PAD == 0;
-        sheet->band = !walk->data.stream ? bni_smaller(apart, bni_divide_up(WRITE_ELEMENTS, cols))
-                                         : (alike ? STREAM_ROWS : 1);
+        sheet->band =
+            !walk->data.stream
+                ? bni_smaller(apart, bni_divide_up(walk->cut->tuning->write_elements, cols))
+                : (alike ? walk->cut->tuning->stream_rows : 1);
     }
 }
 
 /* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by
- * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores
- * before them to reach L1, behind all outputs that are still on their way (1024 x 1000: forward
- * 7.00 ns for 16 floats, so 6.87). */
+ * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores before
+ * them to reach L1, behind all outputs that are still on their way. */
 static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sheet *sheet) {
     sheet->planes = 1;
     sheet->plane_stride = 0;
@@ -342,11 +249,12 @@ static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
     sheet->dy_ahead = units * cut->shape->y_stride + elements;
 }
 
-/* Has fetched what is FETCH_AHEAD further on in a run of which so many elements are left. */
+/* Has fetched what is sums_ahead further on in a run of which so many elements are left. */
 static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
-    if (fetches(walk) && left > FETCH_AHEAD) {
-        sheet->x_ahead = FETCH_AHEAD;
-        sheet->dy_ahead = FETCH_AHEAD;
+    const size_t ahead = walk->cut->tuning->sums_ahead;
+    if (fetches(walk) && left > ahead) {
+        sheet->x_ahead = ahead;
+        sheet->dy_ahead = ahead;
     }
 }
 
@@ -415,7 +323,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
 static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const size_t done = walk->done, spatial = walk->cut->shape->spatial;
     const bool ends = next_of_run(walk, x, y, spatial, walk->plane_cols, sheet);
-    if (spatial < 2 * FETCH_AHEAD) {
+    if (spatial < 2 * walk->cut->tuning->sums_ahead) {
         fetch_units(walk, 1, sheet);
     } else {
         fetch_run(walk, spatial - done, sheet);

@@ -19,9 +19,6 @@
 #include "shape.h"
 #include "tuning.h"
 
-/* No sheet has more rows. */
-#define BNI_SHEET_ROWS ((size_t)256)
-
 /* The most features of a group where all that is known of it has to be on the stack. */
 #define BNI_NARROW ((size_t)256)
 

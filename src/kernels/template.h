@@ -185,16 +185,15 @@ BNI_INLINE void fetch_input(const float *at, size_t ahead) {
     fetch_line((uintptr_t)at + ahead * sizeof *at);
 }
 
-/* To be written: a line that was fetched to be read is asked for a second time when it is stored to
- * (8 x 64 x 3136, sums and dx: 7.3 ns for 16 floats so, 7.0 with this). */
+/* To be written: a line that was fetched to be read is asked for a second time when it is stored to.
+ */
 BNI_INLINE void fetch_output(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
 }
 
 /* Whether an output is streamed, but some of its planes begin within a line. They are taken
  * apart: as all columns of a plane belong to one feature, its rows may begin anywhere, and do so
- * on its first whole line. (In the loops over bands it cost the other planes 15 % of a forward's
- * y.) */
+ * on its first whole line. Not in the loops over bands, where it would cost the other planes. */
 BNI_INLINE bool planes_askew(const bni_sheet *sheet, const float *out) {
     const bool apart = sheet->planes > 1 && sheet->plane_stride % BNI_PAD != 0;
     return sheet->stream && sheet->plane_stride != 0 && (uintptr_t)out % sizeof *out == 0 &&
@@ -256,9 +255,7 @@ BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
  * columns, which no prefetcher of the processor follows. This goes through what is ahead of the
  * band in the order of the addresses, where its rows lie one behind the other and are short, and
  * else at the tile's own places: from 3 KiB on the processor helps there, as it follows one run
- * in each of some 32 pages (a sheet of two tensors has as many). 16384 x 1024 in order, sums of
- * backward: 6.6 ns for 16 floats, at the tile's places 6.0; 8192 x 512: 4.7 and 4.8; planes of
- * AVX2, in rows of two tiles: 3.0 and 4.5. */
+ * in each of some 32 pages (a sheet of two tensors has as many). */
 #define IN_ORDER_COLUMNS ((size_t)512)
 
 typedef struct fetch {
@@ -277,9 +274,8 @@ BNI_INLINE fetch fetch_from(const float *first, size_t stride, size_t ahead, con
                    ahead != 0};
 }
 
-/* Once for each 64 bytes, the line of most processors; of two tensors in turn (65536 x 256, sums of
- * backward: 6.3 ns for 16 floats, with the second's lines behind the first's 6.7). also: NULL where
- * there is one tensor. */
+/* Once for each 64 bytes, the line of most processors; of two tensors in turn. also: NULL where there
+ * is one tensor. */
 BNI_INLINE void fetch_row(fetch *f, fetch *also, const size_t vectors) {
     if (f->any) {
         BNI_UNROLL for (size_t i = 0; i < vectors * BNI_LANES * sizeof(float); i += 64) {
