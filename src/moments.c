@@ -69,7 +69,8 @@ static bool set_pivot(block b, size_t features, float *pivot) {
 
 /* The sum of the weights in a sheet, for each of so many features. */
 static double sheet_weight(const bni_cut *cut, const bni_sheet *sheet, size_t features) {
-    const size_t own = cut->layout == BNI_PLANES ? sheet->cols : sheet->cols / features;
+    const size_t own =
+        cut->layout == BNI_PLANES || cut->layout == BNI_FEW ? sheet->cols : sheet->cols / features;
     double weights = (double)sheet->rows;
     if (sheet->weight != NULL) {
         weights = 0.0;

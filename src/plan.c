@@ -56,6 +56,19 @@ static size_t planes_together(const bni_shape *shape) {
     return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
+static bool is_few(const bni_shape *shape) {
+    return shape->n <= BNI_FEW_SAMPLES && shape->spatial <= BNI_FEW_MOST &&
+           shape->spatial >= BNI_FEW_FIRST + BNI_FEW_MORE * (shape->n - 1) &&
+           shape->elements <= BNI_FEW_ELEMENTS;
+}
+
+/* Features of a group of few samples: as many as have columns, but so that the group's data is in L2
+ * for the second pass. */
+static size_t few_together(const bni_shape *shape) {
+    const size_t fitting = BNI_SHEET_ELEMENTS / (shape->spatial * shape->n);
+    return fitting == 0 ? 1 : bni_smaller(fitting, BNI_NARROW);
+}
+
 /* ---- Chunks --------------------------------------------------------------------------------- */
 
 /* Groups of an N x D batch are the largest, so no other shape has fewer groups and more chunks. */
@@ -70,7 +83,7 @@ static void set_chunks(bni_cut *cut) {
     const bool whole = cut->groups >= BNI_WHOLE_GROUPS || tasks <= cut->groups;
     const size_t chunks = whole ? 1 : bni_divide_up(tasks, cut->groups);
     size_t units = bni_divide_up(cut->units, chunks);
-    if (cut->layout != BNI_PLANES) {
+    if (cut->layout != BNI_PLANES && cut->layout != BNI_FEW) {
         units = bni_divide_up(units, BNI_CHUNK_STEP) * BNI_CHUNK_STEP;
     }
     cut->chunk_units = units;
@@ -92,6 +105,9 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
             cut.layout = BNI_FOLDED;
             cut.units = bni_divide_up(shape->n, cut.outer);
         }
+    } else if (is_few(shape)) {
+        cut.layout = BNI_FEW;
+        features = few_together(shape);
     } else if (shape->spatial < BNI_PLANE_MIN) {
         cut.inner = shape->spatial;
         features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
@@ -121,6 +137,11 @@ bni_cut bni_cut_writes(const bni_cut *sums, size_t most_features) {
         set_chunks(&wide);
     } else if (wide.layout == BNI_PLANES) {
         set_groups(&wide, bni_smaller(wide.shape->features, planes_of_task(sums)));
+        wide.chunk_units = 1;
+        wide.chunks = wide.units;
+    } else if (wide.layout == BNI_FEW) {
+        set_groups(&wide, bni_smaller(bni_divide_up(wide.shape->features, BNI_TASKS / wide.units),
+                                      most_features));
         wide.chunk_units = 1;
         wide.chunks = wide.units;
     }
@@ -224,6 +245,7 @@ static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sh
     bni_place(sheet, data, x, y);
     sheet->weight = NULL;
     sheet->weight_step = 0;
+    sheet->broadcast = false;
 }
 
 /* ---- What is fetched ahead ------------------------------------------------------------------ */
@@ -304,7 +326,8 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
 /* All planes of the group in one sample: together they are a sheet or little more. */
 static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_cut *cut = walk->cut;
-    const size_t width = walk->plane_cols;
+    const bool few = cut->layout == BNI_FEW; /* a plane is one row */
+    const size_t width = few ? cut->shape->spatial : walk->plane_cols;
     begin_sheet(&walk->data, x, y, sheet);
     sheet->rows = cut->shape->spatial / width;
     sheet->cols = width;
@@ -314,6 +337,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->plane_stride = cut->shape->spatial;
     sheet->tail = cut->shape->spatial % width;
     sheet->band = sheet->rows;
+    sheet->broadcast = few;
     fetch_units(walk, 1, sheet);
     walk->unit++;
 }
@@ -350,9 +374,10 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     case BNI_FOLDED:
         next_of_fold(walk, sheet);
         break;
-    case BNI_PLANES: {
+    case BNI_PLANES:
+    case BNI_FEW: {
         const float *weight = bni_input_at(cut->shape->weight, walk->unit);
-        if (cut->group_features == 1) {
+        if (cut->layout == BNI_PLANES && cut->group_features == 1) {
             next_of_plane(walk, x, y, sheet);
         } else {
             next_of_planes(walk, x, y, sheet);
@@ -377,7 +402,7 @@ const float *bni_expand(const bni_cut *cut, size_t features, const float *values
                         float columns[BNI_PANEL]) {
     const size_t period = features * cut->inner;
     const size_t cols = period * cut->outer;
-    if (values == NULL || cols == features) {
+    if (values == NULL || cols == features || cut->layout == BNI_FEW) {
         return values;
     }
     /* Where the compiler knows the number it takes a fifth of the time. */

@@ -12,6 +12,8 @@
  *                 unit may have fewer. There is one group.
  *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
  *                 into rows, which use the feature's own BNI_PLANE_WIDTH columns, or half of them.
+ *     BNI_FEW     the same of few samples: a plane is one row, with one value of each coefficient and
+ *                 sum.
  */
 #ifndef BNI_PLAN_H
 #define BNI_PLAN_H
@@ -22,7 +24,7 @@
 /* The most features of a group where all that is known of it has to be on the stack. */
 #define BNI_NARROW ((size_t)256)
 
-typedef enum bni_layout { BNI_ROWS, BNI_FOLDED, BNI_PLANES } bni_layout;
+typedef enum bni_layout { BNI_ROWS, BNI_FOLDED, BNI_PLANES, BNI_FEW } bni_layout;
 
 /* How a batch is cut into tasks: groups of features, and chunks of units. */
 typedef struct bni_cut {

@@ -32,6 +32,16 @@
 _Static_assert((BNI_PLANE_RUN + BNI_PLANE_MIN - 1) / BNI_PLANE_MIN <= BNI_PANEL / BNI_PLANE_WIDTH,
                "the planes of a group have columns");
 
+/* Planes of few samples are BNI_FEW: expanding a coefficient to a value a column would cost more than
+ * the data. But a plane costs something by itself too, so not where planes are tiny, and less so the
+ * more samples share an expansion: from 8 positions on for one sample, and 24 more for each other;
+ * up to 1024, where expansion no longer counts, and 4 MiB, as such a batch is not streamed. */
+#define BNI_FEW_SAMPLES  ((size_t)8)
+#define BNI_FEW_FIRST    ((size_t)8)
+#define BNI_FEW_MORE     ((size_t)24)
+#define BNI_FEW_MOST     ((size_t)1024)
+#define BNI_FEW_ELEMENTS 1048576.0
+
 /* Rows narrower than this are folded: at 256 columns the part vector at a row's end costs at most
  * 1 of 17. */
 #define BNI_FOLD_BELOW ((size_t)256)

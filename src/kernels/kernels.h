@@ -48,7 +48,10 @@ typedef struct bni_sheet {
     float *dresidual;    /* NULL: not wanted */
     const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
     size_t weight_step;
-    size_t band; /* rows to go down a tile's columns before the next tile; divides the work of a
+    bool
+        broadcast; /* of planes: a coefficient has one value a plane, not one a column, and a plane's
+                       sums have BNI_FEW_WIDTH columns */
+    size_t band;   /* rows to go down a tile's columns before the next tile; divides the work of a
                     sheet into bands of whole rows */
     /* What is so many elements ahead of each place in x and in dy is fetched while that place is
      * worked on; 0: nothing. Passes that write without streaming fetch their output so. */

@@ -49,6 +49,12 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     }
 }
 
+static inline vf vf_part(vf a, size_t count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
+    return _mm256_and_ps(a, _mm256_castsi256_ps(wanted));
+}
+
 /* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
  * together by the core's write buffers, as long as its pieces come one after the other. */
 static inline void vf_stream(float *to, vf v) {

@@ -34,6 +34,10 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     _mm512_mask_storeu_ps(to, first_lanes(count), v);
 }
 
+static inline vf vf_part(vf a, size_t count) {
+    return _mm512_maskz_mov_ps(first_lanes(count), a);
+}
+
 /* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
  * together by the core's write buffers, as long as its pieces come one after the other. */
 static inline void vf_stream(float *to, vf v) {

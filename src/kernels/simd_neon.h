@@ -36,6 +36,12 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     memcpy(to, lane, count * sizeof *lane);
 }
 
+static inline vf vf_part(vf a, size_t count) {
+    float lane[BNI_LANES];
+    vst1q_f32(lane, a);
+    return vf_load_part((const float *)lane, count, vdupq_n_f32(0.0f));
+}
+
 /* There is no streaming store of one vector that C can name: an ordinary one. */
 static inline void vf_stream(float *to, vf v) {
     vf_store(to, v);

@@ -45,6 +45,12 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     memcpy(to, v.lane, count * sizeof *to);
 }
 
+/* The first `count` lanes; 0 in the others. */
+static inline vf vf_part(vf a, size_t count) {
+    BNI_EACH(l) a.lane[l] = (size_t)l < count ? a.lane[l] : 0.0f;
+    return a;
+}
+
 /* What is written past the caches where there are instructions for it: here an ordinary store. */
 static inline void vf_stream(float *to, vf v) {
     vf_store(to, v);

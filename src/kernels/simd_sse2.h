@@ -40,6 +40,12 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     }
 }
 
+static inline vf vf_part(vf a, size_t count) {
+    float lane[BNI_LANES];
+    _mm_storeu_ps(lane, a);
+    return vf_load_part(lane, count, _mm_setzero_ps());
+}
+
 /* Past the caches; to is at a multiple of 16 bytes. */
 static inline void vf_stream(float *to, vf v) {
     _mm_stream_ps(to, v);

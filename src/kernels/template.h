@@ -40,11 +40,15 @@
 _Static_assert(BNI_PAD % BNI_LANES == 0, "whole lines are whole vectors");
 _Static_assert(BNI_PLANE_WIDTH / BNI_LANES >= BNI_TILE, "a row of a plane is a tile or more");
 
-/* A band of rows, in a plane that begins `at` elements into the sheet and `column` columns into
- * what belongs to columns. */
+/* A band of rows, in a plane that begins `at` elements into the sheet and `column` values into what
+ * belongs to columns. */
 typedef struct band {
     size_t at, column, begin, end;
 } band;
+
+BNI_INLINE size_t plane_values(const bni_sheet *sheet) {
+    return sheet->broadcast ? 1 : BNI_PLANE_WIDTH;
+}
 
 /* Rows of at least so many columns are streamed from their first whole line on, whatever their
  * alignment. The line that a row shares with the next, of 16 or more, is stored to in the ordinary
@@ -102,7 +106,8 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
  * same code, which is large. out: what is streamed (lead_columns), or NULL. */
 #define BNI_FOR_TILES(tile, most, sheet, out, stride, ...)                                         \
     for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                              \
-        const size_t at_ = p_ * (sheet)->plane_stride, column_ = p_ * BNI_PLANE_WIDTH;             \
+        const size_t at_ = p_ * (sheet)->plane_stride;                                             \
+        const size_t column_ = p_ * plane_values(sheet);                                           \
         const size_t full_ = (sheet)->rows, end_ = full_ + ((sheet)->tail != 0);                   \
         for (size_t r_ = 0, next_; r_ < end_; r_ = next_) {                                        \
             next_ = r_ < full_ ? least(r_ + (sheet)->band, full_) : end_;                          \
@@ -121,10 +126,15 @@ BNI_INLINE vf load(const float *from, size_t part, vf rest) {
     return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
 }
 
-/* The same of a value a column, be it a coefficient or a sum; the missing lanes are 0. */
-BNI_INLINE vf load_column(const float *from, size_t part) {
-    return load(from, part, vf_set1(0.0f));
+/* The coefficients of a vector at column c of a band; the missing lanes are 0. */
+BNI_INLINE vf load_coef(const bni_sheet *sheet, band rows, const float *of, size_t c, size_t part) {
+    if (sheet->broadcast) {
+        return part == 0 ? vf_set1(of[rows.column]) : vf_part(vf_set1(of[rows.column]), part);
+    }
+    return load(of + rows.column + c, part, vf_set1(0.0f));
 }
+
+/* The same of a sum a column. */
 
 BNI_INLINE vd load_sum(const double *from, size_t part) {
     double lane[BNI_LANES] = {0};
@@ -229,8 +239,8 @@ BNI_INLINE void parts_take(parts *of, const bni_sheet *sheet, const float *out, 
     fetch_output(out + at, sheet->part_ahead);
 }
 
-BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
-    const size_t column = p * BNI_PLANE_WIDTH;
+BNI_INLINE bni_coef coef_of_plane(const bni_sheet *sheet, const bni_coef *coef, size_t p) {
+    const size_t column = p * plane_values(sheet);
     return (bni_coef){.center = coef->center + column,
                       .scale = coef->scale + column,
                       .shift = coef->shift + column,
@@ -244,7 +254,7 @@ BNI_INLINE bni_coef coef_of_plane(const bni_coef *coef, size_t p) {
         parts of_;                                                                                 \
         parts_begin(&of_, sheet);                                                                  \
         for (size_t p_ = 0; p_ < (sheet)->planes; p_++) {                                          \
-            const bni_coef coef_ = coef_of_plane(coef, p_);                                        \
+            const bni_coef coef_ = coef_of_plane(sheet, coef, p_);                                 \
             parts_take(&of_, sheet, out, p_);                                                      \
             kernel(&of_.lead, &coef_, argument);                                                   \
             kernel(&of_.rest, &coef_, argument);                                                   \
@@ -300,7 +310,7 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
     vf rest[BNI_SUM_TILE];
     vd center[BNI_SUM_TILE], sum[BNI_SUM_TILE], square[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        rest[v] = load_column(pivot + rows.column + c + v * BNI_LANES, part);
+        rest[v] = load(pivot + rows.column + c + v * BNI_LANES, part, vf_set1(0.0f));
         center[v] = vd_from(rest[v]);
         sum[v] = load_sum(s1 + rows.column + c + v * BNI_LANES, part);
         square[v] = load_sum(s2 + rows.column + c + v * BNI_LANES, part);
@@ -327,8 +337,69 @@ BNI_INLINE void moments_tile(const bni_sheet *sheet, band rows, size_t c, const 
     }
 }
 
+/* The columns of one plane that is one row: 16 of them on every machine, added up as fold does. */
+#define PLANE_VECTORS (16 / BNI_LANES)
+
+BNI_INLINE double add_columns(const vd sum[PLANE_VECTORS]) {
+    double s[16];
+    for (size_t v = 0; v < PLANE_VECTORS; v++) {
+        vd_store(s + v * BNI_LANES, sum[v]);
+    }
+    for (size_t l = 0; l < 8; l++) {
+        s[l] += s[l + 8];
+    }
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}
+
+/* Calls add(c, part, v) for the vectors of a plane: c its first column, part as in a tile. */
+#define BNI_FOR_PLANE(cols, add)                                                                   \
+    do {                                                                                           \
+        size_t c_ = 0;                                                                             \
+        for (; c_ + 16 <= (cols); c_ += 16) {                                                      \
+            BNI_UNROLL for (size_t v_ = 0; v_ < PLANE_VECTORS; v_++) {                             \
+                add(c_ + v_ * BNI_LANES, 0, v_);                                                   \
+            }                                                                                      \
+        }                                                                                          \
+        BNI_UNROLL for (size_t v_ = 0; v_ < PLANE_VECTORS; v_++) {                                 \
+            const size_t at_ = c_ + v_ * BNI_LANES;                                                \
+            if (at_ + BNI_LANES <= (cols)) {                                                       \
+                add(at_, 0, v_);                                                                   \
+            } else if (at_ < (cols)) {                                                             \
+                add(at_, (cols)-at_, v_);                                                          \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
+static void moments_of_planes(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
+    const double weight = sheet->weight == NULL ? 1.0 : (double)bni_weight(sheet, 0);
+    if (weight == 0.0) {
+        return;
+    }
+    for (size_t p = 0; p < sheet->planes; p++) {
+        const float *x = sheet->x + p * sheet->plane_stride;
+        const vf center = vf_set1(pivot[p]);
+        const vd origin = vd_from(center);
+        vd sum[PLANE_VECTORS], square[PLANE_VECTORS];
+        for (size_t v = 0; v < PLANE_VECTORS; v++) {
+            sum[v] = square[v] = vd_set1(0.0);
+        }
+#define ADD_MOMENTS(c, part, v)                                                                    \
+    do {                                                                                           \
+        const vd d_ = vd_sub(load_wide(x + (c), part, center), origin);                            \
+        sum[v] = vd_accumulate(sum[v], d_);                                                        \
+        square[v] = vd_fma(d_, d_, square[v]);                                                     \
+    } while (0)
+        BNI_FOR_PLANE(sheet->cols, ADD_MOMENTS);
+#undef ADD_MOMENTS
+        s1[p] += weight * add_columns(sum);
+        s2[p] += weight * add_columns(square);
+    }
+}
+
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
-    if (sheet->weight == NULL) {
+    if (sheet->broadcast) {
+        moments_of_planes(sheet, pivot, s1, s2);
+    } else if (sheet->weight == NULL) {
         BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, NULL, 0, pivot, s1, s2, false);
     } else {
         BNI_FOR_TILES(moments_tile, BNI_SUM_TILE, sheet, NULL, 0, pivot, s1, s2, true);
@@ -343,10 +414,10 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        const size_t column = rows.column + c + v * BNI_LANES;
-        center[v] = load_column(coef->center + column, part);
-        scale[v] = load_column(coef->scale + column, part);
-        shift[v] = load_column(coef->shift + column, part);
+        const size_t column = c + v * BNI_LANES;
+        center[v] = load_coef(sheet, rows, coef->center, column, part);
+        scale[v] = load_coef(sheet, rows, coef->scale, column, part);
+        shift[v] = load_coef(sheet, rows, coef->shift, column, part);
     }
     const size_t first = rows.at + rows.begin * sheet->y_stride + c;
     const float *x = sheet->x + rows.at + rows.begin * sheet->x_stride + c;
@@ -430,13 +501,13 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
     vf center[BNI_SUM_TILE], scale[BNI_SUM_TILE], shift[BNI_SUM_TILE];
     vd origin[BNI_SUM_TILE], sum[BNI_SUM_TILE], product[BNI_SUM_TILE];
     BNI_EACH_VECTOR(v) {
-        const size_t column = rows.column + c + v * BNI_LANES;
-        center[v] = load_column(coef->center + column, part);
-        scale[v] = rebuilds ? load_column(coef->scale + column, part) : zero;
-        shift[v] = rebuilds ? load_column(coef->shift + column, part) : zero;
+        const size_t column = c + v * BNI_LANES;
+        center[v] = load(coef->center + rows.column + column, part, zero);
+        scale[v] = rebuilds ? load(coef->scale + rows.column + column, part, zero) : zero;
+        shift[v] = rebuilds ? load(coef->shift + rows.column + column, part, zero) : zero;
         origin[v] = vd_from(center[v]);
-        sum[v] = load_sum(s1 + column, part);
-        product[v] = load_sum(s2 + column, part);
+        sum[v] = load_sum(s1 + rows.column + column, part);
+        product[v] = load_sum(s2 + rows.column + column, part);
     }
     fetch x_next = fetch_from(sheet->x, sheet->x_stride, sheet->x_ahead, sheet, rows, c, vectors);
     fetch dy_next =
@@ -468,9 +539,41 @@ BNI_INLINE void grad_sums_tile(const bni_sheet *sheet, band rows, size_t c, cons
     }
 }
 
+BNI_INLINE void grad_sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, double *s1,
+                                    double *s2, const bni_mask mask) {
+    const vf zero = vf_set1(0.0f);
+    const bool left_out = is_left_out(sheet, 0), rebuilds = mask == BNI_MASK_X;
+    for (size_t p = 0; p < sheet->planes; p++) {
+        const size_t at = p * sheet->plane_stride;
+        const vf center = vf_set1(coef->center[p]);
+        const vf scale = rebuilds ? vf_set1(coef->scale[p]) : zero;
+        const vf shift = rebuilds ? vf_set1(coef->shift[p]) : zero;
+        const vd origin = vd_from(center);
+        vd sum[PLANE_VECTORS], product[PLANE_VECTORS];
+        for (size_t v = 0; v < PLANE_VECTORS; v++) {
+            sum[v] = product[v] = vd_set1(0.0);
+        }
+#define ADD_GRADIENTS(c, part, v)                                                                  \
+    do {                                                                                           \
+        const vf x_ = load(sheet->x + at + (c), part, center);                                     \
+        const vf g_ = gradient_at(sheet, at + (c), part, vf_sub(x_, center), scale, shift, mask);  \
+        const vd wide_ = vd_from(g_);                                                              \
+        const vd value_ = vd_from(left_out ? vf_where_zero(g_, center, x_) : x_);                  \
+        sum[v] = vd_accumulate(sum[v], wide_);                                                     \
+        product[v] = vd_fma(wide_, vd_sub(value_, origin), product[v]);                            \
+    } while (0)
+        BNI_FOR_PLANE(sheet->cols, ADD_GRADIENTS);
+#undef ADD_GRADIENTS
+        s1[p] += add_columns(sum);
+        s2[p] += add_columns(product);
+    }
+}
+
 BNI_INLINE void grad_sums_masked(const bni_sheet *sheet, const bni_coef *coef, double *s1,
                                  double *s2, const bni_mask mask) {
-    if (sheet->weight == NULL) {
+    if (sheet->broadcast) {
+        grad_sums_of_planes(sheet, coef, s1, s2, mask);
+    } else if (sheet->weight == NULL) {
         BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, NULL, 0, coef, s1, s2, mask, false);
     } else {
         BNI_FOR_TILES(grad_sums_tile, BNI_SUM_TILE, sheet, NULL, 0, coef, s1, s2, mask, true);
@@ -498,12 +601,12 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
     BNI_EACH_VECTOR(v) {
-        const size_t column = rows.column + c + v * BNI_LANES;
-        center[v] = load_column(coef->center + column, part);
-        scale[v] = load_column(coef->scale + column, part);
-        shift[v] = load_column(coef->shift + column, part);
-        slope[v] = constant ? zero : load_column(coef->slope + column, part);
-        offset[v] = constant ? zero : load_column(coef->offset + column, part);
+        const size_t column = c + v * BNI_LANES;
+        center[v] = load_coef(sheet, rows, coef->center, column, part);
+        scale[v] = load_coef(sheet, rows, coef->scale, column, part);
+        shift[v] = load_coef(sheet, rows, coef->shift, column, part);
+        slope[v] = constant ? zero : load_coef(sheet, rows, coef->slope, column, part);
+        offset[v] = constant ? zero : load_coef(sheet, rows, coef->offset, column, part);
     }
     for (size_t r = rows.begin; r < rows.end; r++) {
         const float *x = sheet->x + rows.at + r * sheet->x_stride + c;
@@ -787,3 +890,5 @@ const bn_kernels BNI_TABLE = {
 #undef BNI_FOR_TILES
 #undef BNI_WRITE_TILES
 #undef BNI_FOR_PARTS
+#undef BNI_FOR_PLANE
+#undef PLANE_VECTORS

@@ -64,16 +64,20 @@ static double *sums(size_t which, size_t count, bool at_end) {
 
 typedef struct form {
     size_t rows, cols, gap, planes, tail, plane_gap;
+    bool broadcast;
 } form;
 
 /* Below, at and above the widths of vectors and tiles, rows that are streamed from their first whole
  * line on (256 columns and more), planes of whole and broken rows. */
 static const form forms[] = {
-    {1, 1, 0, 0, 0, 0},    {3, 7, 0, 0, 0, 0},   {4, 16, 0, 0, 0, 0},   {5, 33, 3, 0, 0, 0},
-    {2, 64, 16, 0, 0, 0},  {3, 131, 1, 0, 0, 0}, {3, 256, 0, 0, 0, 0},  {4, 300, 0, 0, 0, 0},
-    {3, 300, 20, 0, 0, 0}, {2, 509, 3, 0, 0, 0}, {2, 512, 16, 0, 0, 0}, {3, 8, 0, 3, 5, 0},
-    {2, 16, 0, 2, 0, 0},   {2, 32, 0, 3, 31, 0}, {1, 64, 0, 2, 1, 0},   {2, 64, 0, 3, 63, 16},
-    {3, 32, 0, 1, 17, 0},  {0, 32, 0, 2, 19, 0}, {4, 64, 0, 1, 0, 1}};
+    {1, 1, 0, 0, 0, 0, false},    {3, 7, 0, 0, 0, 0, false},    {4, 16, 0, 0, 0, 0, false},
+    {5, 33, 3, 0, 0, 0, false},   {2, 64, 16, 0, 0, 0, false},  {3, 131, 1, 0, 0, 0, false},
+    {3, 256, 0, 0, 0, 0, false},  {4, 300, 0, 0, 0, 0, false},  {3, 300, 20, 0, 0, 0, false},
+    {2, 509, 3, 0, 0, 0, false},  {2, 512, 16, 0, 0, 0, false}, {3, 8, 0, 3, 5, 0, false},
+    {2, 16, 0, 2, 0, 0, false},   {2, 32, 0, 3, 31, 0, false},  {1, 64, 0, 2, 1, 0, false},
+    {2, 64, 0, 3, 63, 16, false}, {3, 32, 0, 1, 17, 0, false},  {0, 32, 0, 2, 19, 0, false},
+    {4, 64, 0, 1, 0, 1, false},   {1, 9, 0, 5, 0, 0, true},     {1, 16, 0, 3, 0, 0, true},
+    {1, 49, 0, 7, 0, 0, true},    {1, 300, 0, 3, 0, 4, true},   {1, 127, 0, 2, 0, 1, true}};
 
 typedef struct setting {
     const form *of;
@@ -83,7 +87,7 @@ typedef struct setting {
 
 /* A plane has BNI_PLANE_WIDTH columns, however many of them its rows have. */
 static size_t columns_of(const form *f) {
-    return f->planes == 0 ? f->cols : f->planes * BNI_PLANE_WIDTH;
+    return f->planes == 0 ? f->cols : f->planes * (f->broadcast ? 1 : BNI_PLANE_WIDTH);
 }
 
 static size_t stride_of(const form *f) {
@@ -126,6 +130,7 @@ static bni_sheet sheet_of(const setting *s) {
                        .x_ahead = s->ahead ? 40 : 0,
                        .dy_ahead = s->ahead ? 40 : 0,
                        .part_ahead = 64,
+                       .broadcast = f->broadcast,
                        .stream = s->stream};
     if (s->weighted) {
         const size_t count = f->planes == 0 ? f->rows : 1;
@@ -140,7 +145,8 @@ static bni_sheet sheet_of(const setting *s) {
 /* Multiples of step and what is added to them, a value a column; all of a plane's are its feature's.
  */
 static const float *coefficient(const setting *s, size_t which, float step, float more) {
-    const size_t count = columns_of(s->of), each = s->of->planes == 0 ? 1 : BNI_PLANE_WIDTH;
+    const size_t count = columns_of(s->of),
+                 each = columns_of(s->of) / (s->of->planes == 0 ? count : s->of->planes);
     float *values = floats(&arrays[which], count, s->at_end);
     fill_multiples(values, count, step, (unsigned)which);
     for (size_t c = 0; c < count; c++) {
@@ -171,8 +177,8 @@ static bool next_place(const form *f, size_t k, place *p) {
         return k < f->rows * width;
     }
     const size_t in = k % plane;
-    *p =
-        (place){k / plane * plane_of(f) + in, k / plane * BNI_PLANE_WIDTH + in % width, in / width};
+    const size_t column = k / plane * BNI_PLANE_WIDTH + in % width;
+    *p = (place){k / plane * plane_of(f) + in, f->broadcast ? k / plane : column, in / width};
     return k < f->planes * plane;
 }
 
@@ -330,8 +336,8 @@ static void check_variants(void (*check)(const setting *s, const bn_kernels *ker
                          .ahead = bits & 4,
                          .weighted = bits & 8,
                          .band = 100};
-            if ((s.stream && !writes) ||
-                (forms[k].planes > 0 && s.of->cols > BNI_PLANE_WIDTH / 2 && !writes)) {
+            if ((s.stream && !writes) || (forms[k].planes > 0 && !s.of->broadcast &&
+                                          s.of->cols > BNI_PLANE_WIDTH / 2 && !writes)) {
                 continue;
             }
             for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(shifts) : 1); m++) {

@@ -296,10 +296,10 @@ static void no_byte_outside_planes_is_touched(void **state) {
 
 static void no_byte_outside_large_shapes_is_touched(void **state) {
     (void)state;
-    static const size_t shapes[][3] = {{17, 1, 100}, {17, 33, 49}, {5, 8, 16},   {3, 2, 255},
-                                       {3, 3, 256},  {3, 2, 257},  {2, 3, 319},  {2, 1, 1030},
-                                       {300, 7, 1},  {3, 1023, 1}, {3, 1025, 1}, {2, 2063, 1},
-                                       {2, 400, 5}};
+    static const size_t shapes[][3] = {{1, 33, 9},   {1, 5, 49},   {2, 70, 33},  {17, 1, 100},
+                                       {17, 33, 49}, {5, 8, 16},   {3, 2, 255},  {3, 3, 256},
+                                       {3, 2, 257},  {2, 3, 319},  {2, 1, 1030}, {300, 7, 1},
+                                       {3, 1023, 1}, {3, 1025, 1}, {2, 2063, 1}, {2, 400, 5}};
     for (size_t k = 0; k < COUNT_OF(shapes); k++) {
         check_guarded_layouts(shapes[k][0], shapes[k][1], shapes[k][2]);
     }

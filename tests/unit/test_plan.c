@@ -42,15 +42,18 @@ static void mark_sheet(marks *m, const bni_sheet *sheet) {
 }
 
 static void check_limits(const bni_cut *cut, bni_pass pass, const bni_sheet *sheet) {
-    const size_t panel = pass == BNI_WRITES && cut->layout == BNI_ROWS && cut->inner == 1
-                             ? cut->group_features
-                             : BNI_PANEL;
-    assert_true(sheet->cols >= 1 && sheet->cols <= panel);
-    assert_true(sheet->band >= 1);
+    const bool few = cut->layout == BNI_FEW, writes = pass != BNI_READS;
+    const bool wide = pass == BNI_WRITES && cut->layout == BNI_ROWS && cut->inner == 1;
+    assert_true(sheet->rows == 0 || sheet->band >= 1);
+    assert_true(sheet->broadcast == few);
     if (sheet->plane_stride == 0) {
         assert_true(sheet->rows >= 1 && sheet->rows <= BNI_SHEET_ROWS && sheet->planes == 1);
+        assert_true(sheet->cols <= (wide ? cut->group_features : BNI_PANEL));
     } else {
-        assert_true(sheet->planes * BNI_PLANE_WIDTH <= BNI_PANEL && sheet->tail < sheet->cols);
+        assert_true(few || sheet->planes * BNI_PLANE_WIDTH <= BNI_PANEL);
+        assert_true(few ? sheet->rows == 1 && sheet->tail == 0 : sheet->cols <= BNI_PLANE_WIDTH);
+        assert_true(!few || writes || sheet->planes <= BNI_NARROW);
+        assert_true(sheet->tail < sheet->cols);
     }
 }
 
@@ -154,8 +157,9 @@ static void every_element_is_in_one_sheet_of_each_pass(void **state) {
         if (shape.x_stride > ELEMENTS) {
             continue;
         }
-        shape.n =
-            any_size(&random, k % 10 == 1 ? ELEMENTS / shape.x_stride : 1 + 65536 / shape.x_stride);
+        shape.n = any_size(&random, k % 3 == 2    ? BNI_FEW_SAMPLES + 1
+                                    : k % 10 == 1 ? ELEMENTS / shape.x_stride
+                                                  : 1 + 65536 / shape.x_stride);
         shape.n = shape.n * shape.x_stride > ELEMENTS ? 1 : shape.n;
         shape.weight = k % 7 == 0 ? weights : NULL;
         shape.elements = (double)shape.n * (double)row;
