@@ -109,34 +109,33 @@ static bool rows_touch(bni_region a, bni_region b) {
     return false;
 }
 
-static uintptr_t region_end(bni_region a) {
-    return (uintptr_t)a.start + (a.rows - 1) * a.stride_bytes + a.row_bytes;
-}
-
-static bool is_empty(bni_region a) {
-    return a.start == NULL || a.rows == 0 || a.row_bytes == 0;
-}
-
-bool bni_overlap(bni_region a, bni_region b, bni_sharing allowed) {
-    if (is_empty(a) || is_empty(b)) {
-        return false;
-    }
-    if (region_end(a) <= (uintptr_t)b.start || region_end(b) <= (uintptr_t)a.start) {
-        return false;
-    }
+/* Whether two regions whose spans touch overlap in a way that is not allowed. */
+static bool overlap(bni_region a, bni_region b, bool may_be_same) {
     const bool same = a.start == b.start && a.rows == b.rows && a.row_bytes == b.row_bytes &&
                       (a.stride_bytes == b.stride_bytes || a.rows == 1);
-    if (same) {
-        return allowed == BNI_APART;
+    return same ? !may_be_same : rows_touch(a, b);
+}
+
+/* From the first byte of a region to behind its last; nothing where there is none. */
+typedef struct span {
+    uintptr_t begin, end;
+} span;
+
+static span span_of(bni_region a) {
+    const uintptr_t begin = (uintptr_t)a.start;
+    if (a.start == NULL || a.rows == 0 || a.row_bytes == 0) {
+        return (span){0, 0};
     }
-    return rows_touch(a, b);
+    return (span){begin, begin + (a.rows - 1) * a.stride_bytes + a.row_bytes};
 }
 
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        for (size_t j = i + 1; j < count; j++) {
-            const bni_sharing allowed = (same[i] >> j & 1u) != 0 ? BNI_SAME_OR_APART : BNI_APART;
-            if (bni_overlap(regions[i], regions[j], allowed)) {
+    span spans[BNI_MOST_REGIONS];
+    for (size_t j = 0; j < count; j++) {
+        spans[j] = span_of(regions[j]);
+        for (size_t i = 0; i < j; i++) {
+            if (spans[i].begin < spans[j].end && spans[j].begin < spans[i].end &&
+                overlap(regions[i], regions[j], (same[i] >> j & 1u) != 0)) {
                 return true;
             }
         }

@@ -49,14 +49,10 @@ bni_region bni_region_of_y(const bni_shape *shape, const void *y);
 bni_region bni_region_of_weights(const bni_shape *shape);
 bni_region bni_region_of_bytes(const void *start, size_t bytes);
 
-/* What a pair of regions may be. */
-typedef enum bni_sharing { BNI_APART, BNI_SAME_OR_APART } bni_sharing;
+/* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only pairs
+ * that `same` names (bit j of same[i]) may be the same region. */
+#define BNI_MOST_REGIONS ((size_t)8)
 
-/* Whether two regions share a byte, other than in the way that is allowed. */
-bool bni_overlap(bni_region a, bni_region b, bni_sharing allowed);
-
-/* Whether regions[i] and regions[j] overlap for any i < j, where only pairs that `same` names (bit
- * j of same[i]) may be the same. */
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count);
 
 #endif

@@ -39,8 +39,9 @@ struct bni_tasks {
     size_t done; /* shares that are known to be empty, from its own on */
 };
 
+/* (A division is dear beside the smallest batch.) */
 static size_t share_begin(const run *r, size_t thread) {
-    return r->tasks * thread / r->threads;
+    return r->threads == 1 ? r->tasks * thread : r->tasks * thread / r->threads;
 }
 
 /* How many tasks of a share were taken before this one. */
@@ -57,7 +58,8 @@ bool bni_next_task(bni_tasks *tasks, bni_task *task) {
     const run *r = tasks->of;
     const bni_cut *cut = r->cut;
     for (; tasks->done < r->threads; tasks->done++) {
-        const size_t thread = (tasks->own + tasks->done) % r->threads;
+        const size_t behind = tasks->own + tasks->done;
+        const size_t thread = behind < r->threads ? behind : behind - r->threads;
         const size_t begin = share_begin(r, thread), end = share_begin(r, thread + 1);
         const size_t taken = take_task(&r->taken[thread], r->threads == 1);
         if (taken < end - begin) {
