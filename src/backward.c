@@ -2,6 +2,7 @@
  * Backward: check, gradient sums, coefficients, dx, commit. Nothing is written before all checks
  * have passed.
  */
+#include "exact.h"
 #include "layer.h"
 
 #include <string.h>
@@ -9,7 +10,7 @@
 typedef struct backward_work {
     const bn_layer *layer;
     const bni_cut *cut;
-    bni_sheet data;
+    bni_buffers data;
     bni_scratch scratch;
     bni_mask mask;
     bool constant; /* the forward before was frozen: mean and invstd are constants */
@@ -80,25 +81,62 @@ static bni_coef group_coef(const backward_work *work, const bni_cut *cut, size_t
     return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
 }
 
-/* The sums over a group's chunk of g and of g * (x - center). */
-static void sum_gradients(void *context, bni_task task, bni_part *part) {
-    const backward_work *work = context;
+static void sum_sheets(const backward_work *work, bni_task task, const bni_coef *coef, double *s1,
+                       double *s2) {
     const bni_cut *cut = work->cut;
     const bn_kernels *kernels = work->layer->internal.kernels;
     const size_t features = bni_group_size(cut, task.group);
     const size_t width = features * cut->inner * cut->outer;
-    float columns[3][BNI_PANEL];
-    double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, cut, task.group, true, columns);
-    memset(s1, 0, width * sizeof *s1);
-    memset(s2, 0, width * sizeof *s2);
     bni_walk walk = bni_walk_begin(cut, kernels, &work->data, BNI_READS, task);
     bni_sheet sheet;
+    memset(s1, 0, width * sizeof *s1);
+    memset(s2, 0, width * sizeof *s2);
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->grad_sums(&sheet, &coef, work->mask, s1, s2);
+        kernels->data.grad_sums(&sheet, coef, work->mask, s1, s2);
     }
-    kernels->fold(s1, cut->outer, features, cut->inner);
-    kernels->fold(s2, cut->outer, features, cut->inner);
+    kernels->features.fold(s1, cut->outer, features, cut->inner);
+    kernels->features.fold(s2, cut->outer, features, cut->inner);
+}
+
+/* Whether float runs could hold a sum of products: it is finite, and not so little that its addends
+ * may have lost digits. */
+static bool held(double s1, double s2) {
+    return bni_finite_double(s1) && bni_finite_double(s2) &&
+           (s2 == 0.0 || !bni_within(s2, BNI_LEAST_PRODUCTS));
+}
+
+static bool all_held(const double *s1, const double *s2, size_t features) {
+    int bad = 0;
+    for (size_t f = 0; f < features; f++) {
+        bad |= !held(s1[f], s2[f]);
+    }
+    return bad == 0;
+}
+
+/* Each feature that float runs did not hold, alone: none depends on others. */
+static void sum_exactly(const backward_work *work, bni_task task, const bni_coef *coef, double *s1,
+                        double *s2) {
+    bni_feature of = {work->layer->internal.kernels, work->cut, &work->data, task, 0};
+    for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
+        if (!held(s1[of.place], s2[of.place])) {
+            bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
+        }
+    }
+}
+
+/* The sums over a group's chunk of g and of g * (x - center). */
+static void sum_gradients(void *context, bni_task task, bni_part *part) {
+    const backward_work *work = context;
+    const size_t features = bni_group_size(work->cut, task.group);
+    float columns[3][BNI_PANEL];
+    double s1[BNI_PANEL], s2[BNI_PANEL];
+    const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
+    const bni_trial trial = bni_trial_begin();
+    sum_sheets(work, task, &coef, s1, s2);
+    if (!all_held(s1, s2, features)) {
+        bni_trial_undo(trial);
+        sum_exactly(work, task, &coef, s1, s2);
+    }
     memcpy(part->one, s1, features * sizeof *s1);
     memcpy(part->two, s2, features * sizeof *s2);
 }
@@ -119,7 +157,7 @@ static bool finish_gradients(void *context, bni_part sums, size_t first, size_t 
     const bni_scratch *scratch = &work->scratch;
     const bni_cache cache = bni_cache_of(work->layer, first);
     const double share = work->constant ? 0.0 : 1.0 / work->cut->shape->values;
-    return work->layer->internal.kernels->finish_gradients(
+    return work->layer->internal.kernels->features.finish_gradients(
         &cache, sums.one, sums.two, features, share, work->layer->gamma != NULL,
         work->layer->beta != NULL, scratch->pending1 + first, scratch->pending2 + first,
         scratch->slope + first, scratch->offset + first);
@@ -133,7 +171,7 @@ static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task 
     bni_walk walk = bni_walk_begin(cut, kernels, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->grad_input(&sheet, &coef, work->mask);
+        kernels->data.grad_input(&sheet, &coef, work->mask);
     }
 }
 

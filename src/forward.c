@@ -8,7 +8,7 @@
 typedef struct forward_work {
     const bn_layer *layer;
     const bni_cut *cut;
-    bni_sheet data;
+    bni_buffers data;
     bni_scratch scratch;
     bool update_running;
 } forward_work;
@@ -17,7 +17,9 @@ typedef struct forward_work {
 
 static void sum_moments(void *context, bni_task task, bni_part *part) {
     const forward_work *work = context;
-    bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x, task, part);
+    const bn_layer *layer = work->layer;
+    bni_task_moments(layer->internal.kernels, work->cut, work->data.x, (double)layer->options.eps,
+                     task, part);
 }
 
 static void merge_moments(void *context, bni_part *into, const bni_part *part) {
@@ -40,8 +42,8 @@ static bool finish_moments(void *context, bni_part part, size_t first, size_t fe
     /* W as it was checked: weights round otherwise in another order. */
     const bni_sums sums = {work->cut->shape->values, part.one, part.two};
     const bni_cache cache = bni_cache_of(layer, first);
-    bool finite = layer->internal.kernels->finish_moments(&sums, features,
-                                                          (double)layer->options.eps, &cache);
+    bool finite = layer->internal.kernels->features.finish_moments(
+        &sums, features, (double)layer->options.eps, &cache);
     if (work->update_running) {
         finite = bni_pending_running(layer, &sums, first, features, keep_of(layer)) && finite;
     }
@@ -65,9 +67,9 @@ static const bni_passes passes_of_forward = {sum_moments, merge_moments, finish_
 static void use_running(forward_work *work) {
     const bn_layer *layer = work->layer;
     const bni_cache cache = bni_cache_of(layer, 0);
-    layer->internal.kernels->finish_running(layer->running_mean, layer->running_var,
-                                            layer->num_features, (double)layer->options.eps,
-                                            &cache);
+    layer->internal.kernels->features.finish_running(layer->running_mean, layer->running_var,
+                                                     layer->num_features,
+                                                     (double)layer->options.eps, &cache);
     bni_layer_affine_part(layer, &cache, 0, layer->num_features, work->scratch.scale,
                           work->scratch.shift);
 }

@@ -11,7 +11,7 @@
 typedef struct infer_work {
     const bn_layer *layer;
     const bni_cut *cut;
-    bni_sheet data;
+    bni_buffers data;
 } infer_work;
 
 static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni_feature_coef of) {
@@ -37,9 +37,9 @@ static const float *scales_of(scales *s, const infer_work *work, size_t group) {
     if (first < s->first || first + bni_group_size(work->cut, group) > s->first + s->features) {
         s->first = first;
         s->features = bni_smaller(layer->num_features - first, SCALES);
-        layer->internal.kernels->running_scale(layer->running_var + first,
-                                               layer->gamma == NULL ? NULL : layer->gamma + first,
-                                               s->features, (double)layer->options.eps, s->scale);
+        layer->internal.kernels->features.running_scale(
+            layer->running_var + first, layer->gamma == NULL ? NULL : layer->gamma + first,
+            s->features, (double)layer->options.eps, s->scale);
     }
     return s->scale + (first - s->first);
 }
@@ -99,7 +99,8 @@ typedef struct batch_work {
 
 static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
     bni_part part = {0.0, moments->mean, moments->m2};
-    bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x, task, &part);
+    bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x,
+                     (double)work->layer->options.eps, task, &part);
     moments->count = part.count;
 }
 
@@ -114,8 +115,8 @@ static void finish_group(batch_work *work, size_t group, group_state *state) {
     const size_t features = bni_group_size(infer->cut, group);
     bni_sums sums = sums_in(&state->moments);
     sums.count = infer->cut->shape->values; /* as in training */
-    if (!layer->internal.kernels->finish_moments(&sums, features, (double)layer->options.eps,
-                                                 &cache)) {
+    if (!layer->internal.kernels->features.finish_moments(&sums, features,
+                                                          (double)layer->options.eps, &cache)) {
         atomic_store(&work->finite, false);
     }
     bni_layer_affine_part(layer, &cache, first, features, affine.scale, affine.shift);
@@ -151,8 +152,8 @@ static void merge_part(void *context, size_t chunk, double *part) {
     const bni_sums sums = sums_in((group_moments *)part);
     bni_sums all = sums_in(&work->state->moments);
     (void)chunk;
-    work->infer.layer->internal.kernels->merge(&all, &sums,
-                                               bni_group_size(work->infer.cut, work->group));
+    work->infer.layer->internal.kernels->features.merge(
+        &all, &sums, bni_group_size(work->infer.cut, work->group));
     work->state->moments.count = all.count;
 }
 

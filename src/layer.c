@@ -122,9 +122,9 @@ bni_cache bni_cache_of(const bn_layer *layer, size_t first) {
 
 void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
                            size_t features, float *scale, float *shift) {
-    layer->internal.kernels->affine(cache, layer->gamma == NULL ? NULL : layer->gamma + first,
-                                    layer->beta == NULL ? NULL : layer->beta + first, features,
-                                    scale, shift);
+    layer->internal.kernels->features.affine(
+        cache, layer->gamma == NULL ? NULL : layer->gamma + first,
+        layer->beta == NULL ? NULL : layer->beta + first, features, scale, shift);
 }
 
 bni_region bni_region_of_layer(const bn_layer *layer) {
@@ -245,10 +245,10 @@ size_t bn_layer_params(const bn_layer *layer, bn_param params[2]) {
 bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
                          double keep) {
     const bni_scratch scratch = bni_scratch_of(layer);
-    return layer->internal.kernels->running(sums, features,
-                                            layer->internal.options.biased_running_var, keep,
-                                            layer->running_mean + first, layer->running_var + first,
-                                            scratch.pending1 + first, scratch.pending2 + first);
+    return layer->internal.kernels->features.running(
+        sums, features, layer->internal.options.biased_running_var, keep,
+        layer->running_mean + first, layer->running_var + first, scratch.pending1 + first,
+        scratch.pending2 + first);
 }
 
 void bni_commit_running(bn_layer *layer) {

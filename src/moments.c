@@ -1,21 +1,36 @@
 /* See moments.h; and the exported calls on bn_moments. */
 #include "moments.h"
+#include "exact.h"
 #include "layer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of sheets that are summed up about one pivot before they become moments and are merged. More
- * of them make the merge cheaper, fewer keep the sums short: 256 rows of at most BNI_PANEL columns
- * are 2^17 values, which is what the bound at merge_block stands on. */
+/* Rows of sheets that are summed up about one pivot before they become moments and are merged; one
+ * sheet may be more. More of them make the merge cheaper, fewer follow data that drifts. */
 #define BLOCK_ROWS BNI_SHEET_ROWS
 
-/* ---- Moments of a task ---------------------------------------------------------------------- */
+/* The least eps that outweighs whatever squares lose that are subnormal in float. */
+#define LEAST_EPS 0x1p-100
+
+/* ---- Moments of a task ----------------------------------------------------------------------
+ *
+ * Block by block: sums about a pivot within the block's data, then their merge. A run of deviations
+ * from the pivot p errs by some units of its sum of squares (data_template.h), so p has to be near:
+ * with W the block's weight, m its mean and M2 its sum of squares about it,
+ *
+ *     sum of w * (x - p)^2 = M2 + W * (p - m)^2
+ *
+ * Where p is the mean of values of weight K >= W before the block, W * (p - m)^2 is at most twice what
+ * merging the block adds to M2 for the distance of the means, K*W/(K + W) * (p - m)^2: all blocks'
+ * squares together are at most 3 times the M2 of all. So blocks grow as 32, 32, 64, 128, ... rows, up
+ * to BLOCK_ROWS. The first one's pivot is the mean of its first half; that of any other that outweighs
+ * all before it, as weights may have it, is its own mean. */
 
 /* The values of each feature at the first place that it has in a row. */
 static void gather(const bni_cut *cut, const bni_sheet *sheet, size_t row, size_t features,
                    float *values) {
-    const float *x = sheet->x + row * sheet->x_stride;
+    const float *x = (const float *)sheet->at.x + row * sheet->form.x_stride;
     if (cut->shape->spatial == 1) {
         memcpy(values, x, features * sizeof *values);
         return;
@@ -29,102 +44,205 @@ static void gather(const bni_cut *cut, const bni_sheet *sheet, size_t row, size_
 typedef struct block {
     bni_walk walk;
     bni_sheet sheet;
-    bool more;   /* there is a sheet */
-    size_t rows; /* of the sheets before */
+    bool more;           /* there is a sheet */
+    size_t rows, before; /* of the sheets of this block before; of all blocks before */
 } block;
+
+static void next_sheet(block *b) {
+    b->rows += b->sheet.form.rows;
+    b->more = bni_walk_next(&b->walk, &b->sheet);
+}
 
 /* Goes to the next sheet. Returns whether it is of the same block. */
 static bool next_in_block(block *b) {
-    b->rows += b->sheet.rows;
-    b->more = bni_walk_next(&b->walk, &b->sheet);
-    return b->more && b->rows + b->sheet.rows <= BLOCK_ROWS;
-}
-
-/* Writes the pivot of a block: for each feature a value of the block, of a row with the greatest
- * weight in it. Its weight is then at least the average of n rows, and with W the block's weight, m
- * its mean and M2 its sum of squares about it,
- *
- *     sum of w * (x - p)^2 = M2 + W * (p - m)^2 <= M2 * (1 + W / w_p) <= M2 * (1 + n)
- *
- * Returns whether there is a row with a weight at all. */
-static bool set_pivot(block b, size_t features, float *pivot) {
-    const bni_cut *cut = b.walk.cut;
-    float greatest = 0.0f;
-    if (cut->shape->weight == NULL) {
-        gather(cut, &b.sheet, 0, features, pivot);
-        return true;
-    }
-    memset(pivot, 0, features * sizeof *pivot);
-    do {
-        for (size_t r = 0; r < b.sheet.rows; r++) {
-            const float weight = bni_weight(&b.sheet, r);
-            if (weight > greatest) {
-                greatest = weight;
-                gather(cut, &b.sheet, r, features, pivot);
-            }
-        }
-    } while (next_in_block(&b));
-    return greatest > 0.0f;
+    next_sheet(b);
+    return b->more && b->rows + b->sheet.form.rows <= bni_smaller(b->before, BLOCK_ROWS);
 }
 
 /* The sum of the weights in a sheet, for each of so many features. */
 static double sheet_weight(const bni_cut *cut, const bni_sheet *sheet, size_t features) {
+    const bni_form *form = &sheet->form;
     const size_t own =
-        cut->layout == BNI_PLANES || cut->layout == BNI_FEW ? sheet->cols : sheet->cols / features;
-    double weights = (double)sheet->rows;
-    if (sheet->weight != NULL) {
+        cut->layout == BNI_PLANES || cut->layout == BNI_FEW ? form->cols : form->cols / features;
+    double weights = (double)form->rows;
+    if (form->weight != NULL) {
         weights = 0.0;
-        for (size_t r = 0; r < sheet->rows; r++) {
-            weights += (double)bni_weight(sheet, r);
+        for (size_t r = 0; r < form->rows; r++) {
+            weights += (double)bni_weight(form, r);
         }
     }
     weights *= (double)own;
-    if (sheet->tail != 0) {
-        weights += (double)sheet->tail *
-                   (sheet->weight == NULL ? 1.0 : (double)bni_weight(sheet, sheet->rows));
+    if (form->tail != 0) {
+        weights += (double)form->tail *
+                   (form->weight == NULL ? 1.0 : (double)bni_weight(form, form->rows));
     }
     return weights;
 }
 
-/* Block by block: the sums about a pivot within the block's data, then their merge. A column that
- * is constant has deviations from its pivot that are exactly zero. */
-void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, bni_task task,
-                      bni_part *part) {
-    const size_t features = bni_group_size(cut, task.group);
-    const size_t width = features * cut->inner * cut->outer;
+/* The sums of a block, or of its beginning, with room to form them in. */
+typedef struct block_sums {
+    const bn_kernels *kernels;
+    const bni_cut *cut;
+    size_t features;
+    double count;
     float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_sheet data = {.x = x};
-    block b = {.walk = bni_walk_begin(cut, kernels, &data, BNI_READS, task)};
-    b.more = bni_walk_next(&b.walk, &b.sheet);
-    bni_sums sums = {0.0, part->one, part->two};
-    memset(sums.mean, 0, features * sizeof *sums.mean);
-    memset(sums.m2, 0, features * sizeof *sums.m2);
-    while (b.more) {
-        b.rows = 0;
-        const bool weighs = set_pivot(b, features, pivot);
-        const float *column_pivot = bni_expand(cut, features, pivot, columns);
-        memset(s1, 0, width * sizeof *s1);
-        memset(s2, 0, width * sizeof *s2);
-        double count = 0.0;
+} block_sums;
+
+static const float *begin_sums(block_sums *sums) {
+    const bni_cut *cut = sums->cut;
+    const size_t width = sums->features * cut->inner * cut->outer;
+    memset(sums->s1, 0, width * sizeof *sums->s1);
+    memset(sums->s2, 0, width * sizeof *sums->s2);
+    sums->count = 0.0;
+    return bni_expand(cut, sums->features, sums->pivot, sums->columns);
+}
+
+static void add_sheet(block_sums *sums, const bni_sheet *sheet, const float *column_pivot) {
+    sums->kernels->data.moments(sheet, column_pivot, sums->s1, sums->s2);
+    sums->count += sheet_weight(sums->cut, sheet, sums->features);
+}
+
+static void end_sums(block_sums *sums) {
+    const bni_cut *cut = sums->cut;
+    sums->kernels->features.fold(sums->s1, cut->outer, sums->features, cut->inner);
+    sums->kernels->features.fold(sums->s2, cut->outer, sums->features, cut->inner);
+}
+
+/* pivot += s1 / count, unless the sum is beyond float. */
+static void move_pivot(block_sums *sums) {
+    end_sums(sums);
+    for (size_t f = 0; sums->count > 0.0 && f < sums->features; f++) {
+        const float moved = (float)((double)sums->pivot[f] + sums->s1[f] / sums->count);
+        sums->pivot[f] = bni_finite(moved) ? moved : sums->pivot[f];
+    }
+}
+
+/* The first half of a sheet, at least a row. */
+static bni_sheet first_half(const bni_sheet *sheet) {
+    bni_sheet half = *sheet;
+    if (half.form.broadcast) {
+        half.form.cols = bni_divide_up(half.form.cols, 2);
+    } else {
+        half.form.rows = bni_divide_up(half.form.rows, 2);
+        half.form.tail = 0;
+    }
+    return half;
+}
+
+/* About a value of the first row, which no float deviation of an ordinary batch is far from. */
+static void pivot_of_first(block_sums *sums, const bni_sheet *sheet) {
+    const bni_sheet half = first_half(sheet);
+    gather(sums->cut, sheet, 0, sums->features, sums->pivot);
+    add_sheet(sums, &half, begin_sums(sums));
+    move_pivot(sums);
+}
+
+/* The block's mean, by its sums about a value of a row with the greatest weight w in it: where n rows
+ * have the weight W, w is at least W / n and the squares about that value are at most n + 1 times M2.
+ * Not if all of them together have no more weight than what came before. */
+static void pivot_of_weighted(block_sums *sums, block b, const bni_sums *before) {
+    const block begin = b;
+    const bni_cut *cut = sums->cut;
+    float greatest = 0.0f;
+    double count = 0.0;
+    do {
+        for (size_t r = 0; r < b.sheet.form.rows; r++) {
+            const float weight = bni_weight(&b.sheet.form, r);
+            if (weight > greatest) {
+                greatest = weight;
+                gather(cut, &b.sheet, r, sums->features, sums->columns);
+            }
+        }
+        count += sheet_weight(cut, &b.sheet, sums->features);
+    } while (next_in_block(&b));
+    if (count > before->count) {
+        b = begin;
+        memcpy(sums->pivot, sums->columns, sums->features * sizeof *sums->pivot);
+        const float *column_pivot = begin_sums(sums);
         do {
-            kernels->moments(&b.sheet, column_pivot, s1, s2);
-            count += sheet_weight(cut, &b.sheet, features);
+            add_sheet(sums, &b.sheet, column_pivot);
         } while (next_in_block(&b));
-        if (weighs) {
-            kernels->fold(s1, cut->outer, features, cut->inner);
-            kernels->fold(s2, cut->outer, features, cut->inner);
-            kernels->merge_block(&sums, features, count, pivot, s1, s2);
+        move_pivot(sums);
+    }
+}
+
+static void set_pivot(block_sums *sums, const block *b, const bni_sums *before) {
+    for (size_t f = 0; before->count > 0.0 && f < sums->features; f++) {
+        sums->pivot[f] = (float)before->mean[f];
+    }
+    if (sums->cut->shape->weight != NULL) {
+        pivot_of_weighted(sums, *b, before);
+    } else if (b->before == 0) {
+        pivot_of_first(sums, &b->sheet);
+    }
+}
+
+static bni_sums sum_blocks(block_sums *sums, const bni_buffers *data, bni_task task,
+                           const bni_part *part) {
+    bni_sums all = {0.0, part->one, part->two};
+    block b = {.walk = bni_walk_begin(sums->cut, sums->kernels, data, BNI_READS, task)};
+    memset(all.mean, 0, sums->features * sizeof *all.mean);
+    memset(all.m2, 0, sums->features * sizeof *all.m2);
+    for (next_sheet(&b); b.more; b.before += b.rows) {
+        b.rows = 0;
+        set_pivot(sums, &b, &all);
+        const float *column_pivot = begin_sums(sums);
+        do {
+            add_sheet(sums, &b.sheet, column_pivot);
+        } while (next_in_block(&b));
+        end_sums(sums);
+        if (sums->count > 0.0) {
+            sums->kernels->features.merge_block(&all, sums->features, sums->count, sums->pivot,
+                                                sums->s1, sums->s2);
         }
     }
-    part->count = sums.count;
+    return all;
+}
+
+static bool held(const bni_sums *sums, size_t f, double eps) {
+    return bni_finite_double(sums->m2[f]) &&
+           (eps >= LEAST_EPS || sums->m2[f] >= BNI_LEAST_PRODUCTS);
+}
+
+static bool all_held(const bni_sums *sums, size_t features, double eps) {
+    int bad = 0;
+    for (size_t f = 0; f < features; f++) {
+        bad |= !held(sums, f, eps);
+    }
+    return bad == 0;
+}
+
+/* Each feature that float runs did not hold, alone: none depends on others. */
+static void sum_exactly(const bni_sums *sums, bni_feature of, double eps) {
+    for (; of.place < bni_group_size(of.cut, of.task.group); of.place++) {
+        if (!held(sums, of.place, eps)) {
+            bni_exact_moments(&of, &sums->mean[of.place], &sums->m2[of.place]);
+        }
+    }
+}
+
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, double eps,
+                      bni_task task, bni_part *part) {
+    block_sums sums;
+    sums.kernels = kernels;
+    sums.cut = cut;
+    sums.features = bni_group_size(cut, task.group);
+    const bni_buffers data = {.x = x};
+    const bni_trial trial = bni_trial_begin();
+    const bni_sums all = sum_blocks(&sums, &data, task, part);
+    if (!all_held(&all, sums.features, eps)) {
+        bni_trial_undo(trial);
+        sum_exactly(&all, (bni_feature){kernels, cut, &data, task, 0}, eps);
+    }
+    part->count = all.count;
 }
 
 void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,
                        size_t features) {
     const bni_sums other = {part->count, part->one, part->two};
     bni_sums sums = {into->count, into->one, into->two};
-    kernels->merge(&sums, &other, features);
+    kernels->features.merge(&sums, &other, features);
     into->count = sums.count;
 }
 
@@ -173,8 +291,8 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
     const size_t features = moments->num_features;
     const bni_sums own = sums_of(moments);
     bni_sums merged = {0.0, scratch, scratch + bni_padded(features)};
-    moments->internal.kernels->merge(&merged, &own, features);
-    moments->internal.kernels->merge(&merged, other, features);
+    moments->internal.kernels->features.merge(&merged, &own, features);
+    moments->internal.kernels->features.merge(&merged, other, features);
     if (merged.count == 0.0) {
         return BN_STATUS_OK;
     }
@@ -199,7 +317,7 @@ typedef struct add_work {
 
 static void sum_batch(void *context, bni_task task, bni_part *part) {
     const add_work *work = context;
-    bni_task_moments(work->kernels, work->cut, work->x, task, part);
+    bni_task_moments(work->kernels, work->cut, work->x, 0.0, task, part);
 }
 
 static void merge_batch(void *context, bni_part *into, const bni_part *part) {

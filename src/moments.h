@@ -5,9 +5,10 @@
 
 #include "two_pass.h"
 
-/* part = count, mean and m2 of a task's data, features from its group's first on. */
-void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, bni_task task,
-                      bni_part *part);
+/* part = count, mean and m2 of a task's data, features from its group's first on; m2 so far as it is
+ * something beside eps, times the count. */
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, double eps,
+                      bni_task task, bni_part *part);
 
 /* Merges the moments of other data into `into`. */
 void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,

@@ -21,7 +21,7 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
     return bni_any_overlap(regions, same, REGIONS) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
 }
 
-void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_sheet *data,
+void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buffers *data,
                         bni_pass pass, bni_task task, bni_feature_coef of) {
     float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const bn_kernels *kernels = layer->internal.kernels;
@@ -33,6 +33,6 @@ void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_she
     bni_walk walk = bni_walk_begin(cut, kernels, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->normalize(&sheet, &coef, relu);
+        kernels->data.normalize(&sheet, &coef, relu);
     }
 }

@@ -15,7 +15,7 @@ typedef struct bni_feature_coef {
 } bni_feature_coef;
 
 /* Writes y of one task. */
-void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_sheet *data,
+void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buffers *data,
                         bni_pass pass, bni_task task, bni_feature_coef of);
 
 #endif

@@ -180,20 +180,19 @@ static size_t part_ahead(const bni_cut *cut, bni_pass pass, size_t sample) {
     return bni_divide_up(cut->tuning->parts_ahead, unit) * unit;
 }
 
-bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_sheet *data,
+bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_buffers *data,
                         bni_pass pass, bni_task task) {
     const size_t begin = task.chunk * cut->chunk_units;
-    bni_sheet buffers = *data;
-    buffers.stream = cut->streams;
     const size_t ahead = write_ahead(cut, pass);
-    buffers.x_ahead = ahead;
-    buffers.dy_ahead = ahead;
-    buffers.part_ahead =
-        part_ahead(cut, pass, data->out != NULL ? cut->shape->y_stride : cut->shape->x_stride);
+    const size_t sample = data->out != NULL ? cut->shape->y_stride : cut->shape->x_stride;
     return (bni_walk){.cut = cut,
-                      .data = buffers,
+                      .data = *data,
+                      .hints = {.x_ahead = ahead,
+                                .dy_ahead = ahead,
+                                .part_ahead = part_ahead(cut, pass, sample),
+                                .stream = cut->streams},
                       .pass = pass,
-                      .plane_cols = pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : kernels->tile,
+                      .plane_cols = pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : kernels->data.tile,
                       .group = task.group,
                       .begin = begin,
                       .unit = begin,
@@ -213,39 +212,59 @@ static bool fetches(const bni_walk *walk) {
     return walk->pass == BNI_READS && walk->cut->shape->elements >= walk->cut->tuning->fetch_from;
 }
 
+/* The rows to write in a band. */
+static size_t band_rows(const bni_walk *walk, const bni_form *form) {
+    const bni_tuning *tuning = walk->cut->tuning;
+    const bool alike = form->x_stride % BNI_PAD == 0 && form->y_stride % BNI_PAD == 0;
+    if (walk->hints.stream) {
+        return alike ? tuning->stream_rows : 1;
+    }
+    return bni_smaller(2 * rows_apart(form->x_stride),
+                       bni_divide_up(tuning->write_elements, form->cols));
+}
+
+/* The most rows of a sheet of so many columns: of those that sums are formed of whole runs, and never
+ * more than came before them (moments.c). */
+static size_t most_rows(const bni_walk *walk, size_t cols) {
+    const size_t most = bni_smaller(bni_divide_up(BNI_SHEET_ELEMENTS, cols), BNI_SHEET_ROWS);
+    if (walk->pass != BNI_READS) {
+        return most;
+    }
+    const size_t before = walk->rows < BNI_FIRST_ROWS ? BNI_FIRST_ROWS : walk->rows;
+    return bni_smaller(most < BNI_RUN ? BNI_RUN : most, before) / BNI_RUN * BNI_RUN;
+}
+
 /* The rows of a sheet whose columns are known, of so many that are left, and the bands to take them
  * in. The sheets of what is left are of a size: each can fetch the next. full_cols: the columns that
  * a whole sheet has. */
-static void set_rows(const bni_walk *walk, size_t left, size_t full_cols, bni_sheet *sheet) {
-    const size_t cols = sheet->cols;
-    const size_t most = bni_smaller(bni_divide_up(BNI_SHEET_ELEMENTS, full_cols), BNI_SHEET_ROWS);
-    sheet->rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
-    sheet->band = sheet->rows;
-    if (walk->pass != BNI_READS && cols > walk->plane_cols) {
-        const size_t apart = 2 * rows_apart(sheet->x_stride);
-        const bool alike = sheet->x_stride % BNI_PAD == 0 && sheet->y_stride % BNI_PAD == 0;
-        sheet->band =
-            !walk->data.stream
-                ? bni_smaller(apart, bni_divide_up(walk->cut->tuning->write_elements, cols))
-                : (alike ? walk->cut->tuning->stream_rows : 1);
+static void set_rows(bni_walk *walk, size_t left, size_t full_cols, bni_sheet *sheet) {
+    const size_t most = most_rows(walk, full_cols);
+    size_t rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
+    if (walk->pass == BNI_READS && rows < left) {
+        rows = bni_divide_up(rows, BNI_RUN) * BNI_RUN;
     }
+    sheet->form.rows = rows;
+    sheet->hints.band = walk->pass != BNI_READS && sheet->form.cols > walk->plane_cols
+                            ? band_rows(walk, &sheet->form)
+                            : rows;
+    walk->rows += rows;
 }
 
 /* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by
  * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores before
  * them to reach L1, behind all outputs that are still on their way. */
-static inline void begin_sheet(const bni_sheet *data, size_t x, size_t y, bni_sheet *sheet) {
-    sheet->planes = 1;
-    sheet->plane_stride = 0;
-    sheet->tail = 0;
-    sheet->stream = data->stream;
-    sheet->x_ahead = data->x_ahead;
-    sheet->dy_ahead = data->dy_ahead;
-    sheet->part_ahead = data->part_ahead;
-    bni_place(sheet, data, x, y);
-    sheet->weight = NULL;
-    sheet->weight_step = 0;
-    sheet->broadcast = false;
+static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
+    bni_place(&sheet->at, &walk->data, x, y);
+    sheet->form.planes = 1;
+    sheet->form.plane_stride = 0;
+    sheet->form.tail = 0;
+    sheet->form.broadcast = false;
+    sheet->form.weight = NULL;
+    sheet->form.weight_step = 0;
+    sheet->hints.x_ahead = walk->hints.x_ahead;
+    sheet->hints.dy_ahead = walk->hints.dy_ahead;
+    sheet->hints.part_ahead = walk->hints.part_ahead;
+    sheet->hints.stream = walk->hints.stream;
 }
 
 /* ---- What is fetched ahead ------------------------------------------------------------------ */
@@ -267,16 +286,16 @@ static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
             elements -= bni_group_first(cut, walk->group) * cut->shape->spatial;
         }
     }
-    sheet->x_ahead = units * cut->shape->x_stride + elements;
-    sheet->dy_ahead = units * cut->shape->y_stride + elements;
+    sheet->hints.x_ahead = units * cut->shape->x_stride + elements;
+    sheet->hints.dy_ahead = units * cut->shape->y_stride + elements;
 }
 
 /* Has fetched what is sums_ahead further on in a run of which so many elements are left. */
 static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
     const size_t ahead = walk->cut->tuning->sums_ahead;
     if (fetches(walk) && left > ahead) {
-        sheet->x_ahead = ahead;
-        sheet->dy_ahead = ahead;
+        sheet->hints.x_ahead = ahead;
+        sheet->hints.dy_ahead = ahead;
     }
 }
 
@@ -287,27 +306,27 @@ static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
 static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_t width,
                         bni_sheet *sheet) {
     const size_t left = length - walk->done;
-    begin_sheet(&walk->data, x + walk->done, y + walk->done, sheet);
-    sheet->cols = bni_smaller(left, width);
-    sheet->x_stride = width;
-    sheet->y_stride = width;
-    set_rows(walk, left / sheet->cols, sheet->cols, sheet);
-    walk->done += sheet->rows * sheet->cols;
+    begin_sheet(walk, x + walk->done, y + walk->done, sheet);
+    sheet->form.cols = bni_smaller(left, width);
+    sheet->form.x_stride = width;
+    sheet->form.y_stride = width;
+    set_rows(walk, left / sheet->form.cols, sheet->form.cols, sheet);
+    walk->done += sheet->form.rows * sheet->form.cols;
     return walk->done == length;
 }
 
 static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_cut *cut = walk->cut;
     const size_t left = walk->end - walk->unit;
-    begin_sheet(&walk->data, x, y, sheet);
-    sheet->cols = bni_group_size(cut, walk->group) * cut->inner;
-    sheet->x_stride = cut->shape->x_stride;
-    sheet->y_stride = cut->shape->y_stride;
-    sheet->weight = bni_input_at(cut->shape->weight, walk->unit);
-    sheet->weight_step = 1;
+    begin_sheet(walk, x, y, sheet);
+    sheet->form.cols = bni_group_size(cut, walk->group) * cut->inner;
+    sheet->form.x_stride = cut->shape->x_stride;
+    sheet->form.y_stride = cut->shape->y_stride;
+    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
+    sheet->form.weight_step = 1;
     set_rows(walk, left, cut->panel_cols, sheet);
-    fetch_units(walk, sheet->rows, sheet);
-    walk->unit += sheet->rows;
+    fetch_units(walk, sheet->form.rows, sheet);
+    walk->unit += sheet->form.rows;
 }
 
 /* A chunk is one run, from its first unit to its last, or to the last sample. */
@@ -328,16 +347,17 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     const bni_cut *cut = walk->cut;
     const bool few = cut->layout == BNI_FEW; /* a plane is one row */
     const size_t width = few ? cut->shape->spatial : walk->plane_cols;
-    begin_sheet(&walk->data, x, y, sheet);
-    sheet->rows = cut->shape->spatial / width;
-    sheet->cols = width;
-    sheet->x_stride = width;
-    sheet->y_stride = width;
-    sheet->planes = bni_group_size(cut, walk->group);
-    sheet->plane_stride = cut->shape->spatial;
-    sheet->tail = cut->shape->spatial % width;
-    sheet->band = sheet->rows;
-    sheet->broadcast = few;
+    begin_sheet(walk, x, y, sheet);
+    sheet->form.rows = cut->shape->spatial / width;
+    sheet->form.cols = width;
+    sheet->form.x_stride = width;
+    sheet->form.y_stride = width;
+    sheet->form.planes = bni_group_size(cut, walk->group);
+    sheet->form.plane_stride = cut->shape->spatial;
+    sheet->form.tail = cut->shape->spatial % width;
+    sheet->form.broadcast = few;
+    sheet->hints.band = sheet->form.rows;
+    walk->rows += sheet->form.rows;
     fetch_units(walk, 1, sheet);
     walk->unit++;
 }
@@ -352,7 +372,7 @@ static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) 
     } else {
         fetch_run(walk, spatial - done, sheet);
     }
-    sheet->plane_stride = spatial;
+    sheet->form.plane_stride = spatial;
     if (ends) {
         walk->done = 0;
         walk->unit++;
@@ -382,8 +402,8 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
         } else {
             next_of_planes(walk, x, y, sheet);
         }
-        sheet->weight = weight;
-        sheet->weight_step = 0;
+        sheet->form.weight = weight;
+        sheet->form.weight_step = 0;
         break;
     }
     }

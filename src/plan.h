@@ -77,15 +77,17 @@ typedef enum bni_pass {
 /* A walk over the sheets of a task: those of one group in one chunk of units. */
 typedef struct bni_walk {
     const bni_cut *cut;
-    bni_sheet data; /* where the whole batch's buffers begin */
+    bni_buffers data; /* of the whole batch */
+    bni_hints hints;  /* of every sheet, unless it has its own */
     bni_pass pass;
     size_t plane_cols; /* of the rows that planes are cut into */
     size_t group;
     size_t begin, unit, end; /* first, present and behind the last: units of the chunk */
-    size_t done;             /* elements of the present run */
+    size_t done;             /* elements of the present run of elements */
+    size_t rows;             /* of all sheets before */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_sheet *data,
+bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_buffers *data,
                         bni_pass pass, bni_task task);
 
 /* Writes the next sheet and returns true, or returns false at the end. */

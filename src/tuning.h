@@ -14,6 +14,10 @@
 #define BNI_SHEET_ELEMENTS ((size_t)16384)
 #define BNI_SHEET_ROWS     ((size_t)256)
 
+/* Rows of the first sheet that sums are formed of. Half of them are gone through twice, as they give
+ * the first pivot; the fewer they are, the more often moments are merged. */
+#define BNI_FIRST_ROWS ((size_t)32)
+
 /* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
  * row of BNI_PLANE_WIDTH is at most a fifth. */
 #define BNI_PLANE_MIN ((size_t)256)

@@ -1,14 +1,14 @@
-/* The vector vocabulary of template.h (see simd_scalar.h) for AVX2 and FMA. */
-#include "kernels/kernels.h"
+/* The vector vocabulary of data_template.h (see simd_scalar.h) for AVX2 and FMA. */
+#include "kernels/bits.h"
 
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define BNI_LANES    8
-#define BNI_TILE     2
-#define BNI_SUM_TILE 2
+#define BNI_LANES        8
+#define BNI_TILE         2
+#define BNI_UNROLLS_RUNS 1
 
 typedef __m256 vf;
 
@@ -108,34 +108,11 @@ static inline void vd_store(double *to, vd v) {
     _mm256_storeu_pd(to + 4, v.high);
 }
 
-static inline vd vd_set1(double value) {
-    return (vd){_mm256_set1_pd(value), _mm256_set1_pd(value)};
-}
-
-/* By way of memory the halves need no shuffle. */
-static inline vd vd_load_floats(const float *from) {
-    return (vd){_mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_cvtps_pd(_mm_loadu_ps(from + 4))};
-}
-
 static inline vd vd_from(vf a) {
     return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
                 _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
 }
 
-static inline vd vd_sub(vd a, vd b) {
-    return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
-}
-
-static inline vd vd_mul(vd a, vd b) {
-    return (vd){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
-}
-
-static inline vd vd_fma(vd a, vd b, vd c) {
-    return (vd){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
-}
-
-/* As a multiplication by 1 it takes the multipliers' ports on AMD's cores, where additions and
- * conversions share the others. */
-static inline vd vd_accumulate(vd sum, vd a) {
-    return vd_fma(a, vd_set1(1.0), sum);
+static inline vd vd_add(vd a, vd b) {
+    return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
 }

@@ -1,17 +1,16 @@
-/* The vector vocabulary of template.h (see simd_scalar.h) for AVX-512F and VL. */
+/* The vector vocabulary of data_template.h (see simd_scalar.h) for AVX-512F and VL. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define BNI_LANES    16
-#define BNI_TILE     4
-#define BNI_SUM_TILE 2
+#define BNI_LANES        16
+#define BNI_TILE         4
+#define BNI_UNROLLS_RUNS 1
 
 typedef __m512 vf;
 
-/* Of 256 bits: Zen 4 converts 512 bits of floats in 4 cycles and 256 in 1. */
 typedef struct vd {
-    __m256d a, b, c, d;
+    __m512d low, high;
 } vd;
 
 static inline __mmask16 first_lanes(size_t count) {
@@ -85,52 +84,20 @@ static inline vf vf_where_zero(vf z, vf a, vf b) {
 }
 
 static inline vd vd_load(const double *from) {
-    return (vd){_mm256_loadu_pd(from), _mm256_loadu_pd(from + 4), _mm256_loadu_pd(from + 8),
-                _mm256_loadu_pd(from + 12)};
+    return (vd){_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)};
 }
 
 static inline void vd_store(double *to, vd v) {
-    _mm256_storeu_pd(to, v.a);
-    _mm256_storeu_pd(to + 4, v.b);
-    _mm256_storeu_pd(to + 8, v.c);
-    _mm256_storeu_pd(to + 12, v.d);
-}
-
-static inline vd vd_set1(double value) {
-    const __m256d a = _mm256_set1_pd(value);
-    return (vd){a, a, a, a};
-}
-
-/* By way of memory the parts need no shuffle. */
-static inline vd vd_load_floats(const float *from) {
-    return (vd){_mm256_cvtps_pd(_mm_loadu_ps(from)), _mm256_cvtps_pd(_mm_loadu_ps(from + 4)),
-                _mm256_cvtps_pd(_mm_loadu_ps(from + 8)), _mm256_cvtps_pd(_mm_loadu_ps(from + 12))};
+    _mm512_storeu_pd(to, v.low);
+    _mm512_storeu_pd(to + 8, v.high);
 }
 
 static inline vd vd_from(vf a) {
-    return (vd){_mm256_cvtps_pd(_mm512_castps512_ps128(a)),
-                _mm256_cvtps_pd(_mm512_extractf32x4_ps(a, 1)),
-                _mm256_cvtps_pd(_mm512_extractf32x4_ps(a, 2)),
-                _mm256_cvtps_pd(_mm512_extractf32x4_ps(a, 3))};
+    const __m256d high = _mm512_extractf64x4_pd(_mm512_castps_pd(a), 1);
+    return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(a)),
+                _mm512_cvtps_pd(_mm256_castpd_ps(high))};
 }
 
-static inline vd vd_sub(vd a, vd b) {
-    return (vd){_mm256_sub_pd(a.a, b.a), _mm256_sub_pd(a.b, b.b), _mm256_sub_pd(a.c, b.c),
-                _mm256_sub_pd(a.d, b.d)};
-}
-
-static inline vd vd_mul(vd a, vd b) {
-    return (vd){_mm256_mul_pd(a.a, b.a), _mm256_mul_pd(a.b, b.b), _mm256_mul_pd(a.c, b.c),
-                _mm256_mul_pd(a.d, b.d)};
-}
-
-static inline vd vd_fma(vd a, vd b, vd c) {
-    return (vd){_mm256_fmadd_pd(a.a, b.a, c.a), _mm256_fmadd_pd(a.b, b.b, c.b),
-                _mm256_fmadd_pd(a.c, b.c, c.c), _mm256_fmadd_pd(a.d, b.d, c.d)};
-}
-
-/* As a multiplication by 1 it takes the multipliers' ports on AMD's cores, where additions and
- * conversions share the others. */
-static inline vd vd_accumulate(vd sum, vd a) {
-    return vd_fma(a, vd_set1(1.0), sum);
+static inline vd vd_add(vd a, vd b) {
+    return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
 }

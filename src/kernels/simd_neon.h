@@ -1,12 +1,12 @@
-/* The vector vocabulary of template.h (see simd_scalar.h) for AArch64, which always has NEON with
+/* The vector vocabulary of data_template.h (see simd_scalar.h) for AArch64, which always has NEON with
  * fused multiply-add and double precision. */
 #include <arm_neon.h>
 #include <stddef.h>
 #include <string.h>
 
-#define BNI_LANES    4
-#define BNI_TILE     4
-#define BNI_SUM_TILE 4
+#define BNI_LANES        4
+#define BNI_TILE         4
+#define BNI_UNROLLS_RUNS 1
 
 typedef float32x4_t vf;
 
@@ -92,35 +92,10 @@ static inline void vd_store(double *to, vd v) {
     vst1q_f64(to + 2, v.high);
 }
 
-static inline vd vd_set1(double value) {
-    return (vd){vdupq_n_f64(value), vdupq_n_f64(value)};
-}
-
-static inline vd vd_load_floats(const float *from) {
-    const vf a = vf_load(from);
-    return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
-}
-
 static inline vd vd_from(vf a) {
     return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
 }
 
 static inline vd vd_add(vd a, vd b) {
     return (vd){vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
-}
-
-static inline vd vd_sub(vd a, vd b) {
-    return (vd){vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)};
-}
-
-static inline vd vd_mul(vd a, vd b) {
-    return (vd){vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)};
-}
-
-static inline vd vd_fma(vd a, vd b, vd c) {
-    return (vd){vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
-}
-
-static inline vd vd_accumulate(vd sum, vd a) {
-    return vd_add(sum, a);
 }

@@ -1,19 +1,19 @@
 /*
- * The vector vocabulary of template.h in plain C: structs of a few lanes and loops over them, which
+ * The vector vocabulary of data_template.h in plain C: structs of a few lanes and loops over them, which
  * a compiler turns into whatever vector instructions its target has.
  *
- * BNI_LANES     floats in a vector
- * BNI_TILE      vectors of a row that a kernel works on at once, its coefficients in registers
- * BNI_SUM_TILE  the same where sums are formed, which need more registers
- * vf, vd        BNI_LANES floats; as many doubles
+ * BNI_LANES         floats in a vector
+ * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
+ * BNI_UNROLLS_RUNS  1 where the code of a whole run, unrolled, is small
+ * vf, vd            BNI_LANES floats; as many doubles
  */
 #include "kernels/bits.h"
 
 #include <stddef.h>
 
-#define BNI_LANES    4
-#define BNI_TILE     2
-#define BNI_SUM_TILE 2
+#define BNI_LANES        4
+#define BNI_TILE         2
+#define BNI_UNROLLS_RUNS 0
 
 typedef struct vf {
     float lane[BNI_LANES];
@@ -114,20 +114,7 @@ static inline void vd_store(double *to, vd v) {
     memcpy(to, v.lane, sizeof v.lane);
 }
 
-static inline vd vd_set1(double value) {
-    vd v;
-    BNI_EACH(l) v.lane[l] = value;
-    return v;
-}
-
-/* The doubles of the floats in memory, and of a vector of floats. */
-static inline vd vd_load_floats(const float *from) {
-    const vf a = vf_load(from);
-    vd v;
-    BNI_EACH(l) v.lane[l] = (double)a.lane[l];
-    return v;
-}
-
+/* The doubles of floats. */
 static inline vd vd_from(vf a) {
     vd v;
     BNI_EACH(l) v.lane[l] = (double)a.lane[l];
@@ -137,24 +124,4 @@ static inline vd vd_from(vf a) {
 static inline vd vd_add(vd a, vd b) {
     BNI_EACH(l) a.lane[l] += b.lane[l];
     return a;
-}
-
-static inline vd vd_sub(vd a, vd b) {
-    BNI_EACH(l) a.lane[l] -= b.lane[l];
-    return a;
-}
-
-static inline vd vd_mul(vd a, vd b) {
-    BNI_EACH(l) a.lane[l] *= b.lane[l];
-    return a;
-}
-
-static inline vd vd_fma(vd a, vd b, vd c) {
-    BNI_EACH(l) a.lane[l] = a.lane[l] * b.lane[l] + c.lane[l];
-    return a;
-}
-
-/* sum + a, in whatever way is cheapest beside a vd_sub and a vd_fma. */
-static inline vd vd_accumulate(vd sum, vd a) {
-    return vd_add(sum, a);
 }

@@ -1,13 +1,13 @@
-/* The vector vocabulary of template.h (see simd_scalar.h) for SSE2: every x86-64 has it. */
-#include "kernels/kernels.h"
+/* The vector vocabulary of data_template.h (see simd_scalar.h) for SSE2: every x86-64 has it. */
+#include "kernels/bits.h"
 
 #include <emmintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define BNI_LANES    4
-#define BNI_TILE     2
-#define BNI_SUM_TILE 2
+#define BNI_LANES        4
+#define BNI_TILE         2
+#define BNI_UNROLLS_RUNS 0
 
 typedef __m128 vf;
 
@@ -98,15 +98,6 @@ static inline void vd_store(double *to, vd v) {
     _mm_storeu_pd(to + 2, v.high);
 }
 
-static inline vd vd_set1(double value) {
-    return (vd){_mm_set1_pd(value), _mm_set1_pd(value)};
-}
-
-static inline vd vd_load_floats(const float *from) {
-    const vf a = vf_load(from);
-    return (vd){_mm_cvtps_pd(a), _mm_cvtps_pd(_mm_movehl_ps(a, a))};
-}
-
 static inline vd vd_from(vf a) {
     return (vd){_mm_cvtps_pd(a), _mm_cvtps_pd(_mm_movehl_ps(a, a))};
 }
@@ -115,24 +106,10 @@ static inline vd vd_add(vd a, vd b) {
     return (vd){_mm_add_pd(a.low, b.low), _mm_add_pd(a.high, b.high)};
 }
 
-static inline vd vd_sub(vd a, vd b) {
-    return (vd){_mm_sub_pd(a.low, b.low), _mm_sub_pd(a.high, b.high)};
-}
-
-static inline vd vd_mul(vd a, vd b) {
-    return (vd){_mm_mul_pd(a.low, b.low), _mm_mul_pd(a.high, b.high)};
-}
-
-static inline vd vd_fma(vd a, vd b, vd c) {
-    return vd_add(vd_mul(a, b), c);
-}
-
-static inline vd vd_accumulate(vd sum, vd a) {
-    return vd_add(sum, a);
-}
-
 /* By way of double, as in simd_scalar.h: the digits of a fused operation without having one. */
 static inline vf vf_fma(vf a, vf b, vf c) {
-    const vd sum = vd_fma(vd_from(a), vd_from(b), vd_from(c));
+    const vd x = vd_from(a), y = vd_from(b);
+    const vd product = {_mm_mul_pd(x.low, y.low), _mm_mul_pd(x.high, y.high)};
+    const vd sum = vd_add(product, vd_from(c));
     return _mm_movelh_ps(_mm_cvtpd_ps(sum.low), _mm_cvtpd_ps(sum.high));
 }

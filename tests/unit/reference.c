@@ -59,8 +59,9 @@ static double gamma_of(const bn_layer *layer, size_t d) {
 ref_result ref_alloc(size_t n, size_t num_features, size_t spatial) {
     ref_result r = {.n = n, .num_features = num_features, .spatial = spatial};
     double **tensors[] = {&r.y, &r.dx, &r.dresidual};
-    double **vectors[] = {&r.mean,  &r.mean_rest,    &r.var,         &r.invstd,  &r.dgamma,
-                          &r.dbeta, &r.running_mean, &r.running_var, &r.y_scale, &r.dx_scale};
+    double **vectors[] = {&r.mean,       &r.mean_rest,    &r.var,         &r.invstd,  &r.dgamma,
+                          &r.dbeta,      &r.running_mean, &r.running_var, &r.y_scale, &r.dx_scale,
+                          &r.mean_scale, &r.dgamma_scale, &r.dbeta_scale};
     for (size_t k = 0; k < sizeof tensors / sizeof *tensors; k++) {
         *tensors[k] = ref_doubles(n * num_features * spatial);
     }
@@ -71,9 +72,10 @@ ref_result ref_alloc(size_t n, size_t num_features, size_t spatial) {
 }
 
 void ref_free(ref_result *r) {
-    double *arrays[] = {r->y,           r->dx,      r->dresidual, r->mean,  r->mean_rest,
-                        r->var,         r->invstd,  r->dgamma,    r->dbeta, r->running_mean,
-                        r->running_var, r->y_scale, r->dx_scale};
+    double *arrays[] = {r->y,         r->dx,           r->dresidual,    r->mean,
+                        r->mean_rest, r->var,          r->invstd,       r->dgamma,
+                        r->dbeta,     r->running_mean, r->running_var,  r->y_scale,
+                        r->dx_scale,  r->mean_scale,   r->dgamma_scale, r->dbeta_scale};
     for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++) {
         free(arrays[k]);
     }
@@ -111,6 +113,10 @@ static void batch_statistics(ref_result *r, const bn_batch *batch, const float *
     r->var[d] = moment(r, batch, x, d, 2) / r->weight;
 }
 
+double ref_mean_scale(double mean, double var) {
+    return fmax(fabs(mean), sqrt(var));
+}
+
 ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x) {
     ref_result r = ref_alloc(batch->n, layer->num_features, ref_spatial(batch));
     size_t x_stride = ref_x_stride(batch, r.num_features);
@@ -131,6 +137,7 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
             batch_statistics(&r, batch, x, d);
         }
         r.invstd[d] = 1.0 / sqrt(r.var[d] + (double)layer->options.eps);
+        r.mean_scale[d] = ref_mean_scale(r.mean[d], r.var[d]);
 
         double beta = layer->beta ? (double)layer->beta[d] : 0.0;
         for (size_t i = 0; i < r.n; i++) {
@@ -156,6 +163,7 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
     for (size_t d = 0; d < r->num_features; d++) {
         double factor = gamma_of(layer, d) * r->invstd[d];
         sum dbeta = {0}, dgamma = {0};
+        double dbeta_squares = 0, dgamma_squares = 0;
         r->dx_scale[d] = 0;
         for (size_t i = 0; i < r->n; i++) {
             for (size_t s = 0; s < r->spatial; s++) {
@@ -163,13 +171,19 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
                 bool off = layer->options.activation == BN_ACTIVATION_RELU && r->y[to] <= 0;
                 double dy_at = (double)dy[i * y_stride + at], g = off ? 0.0 : dy_at;
                 r->dresidual[to] = g;
+                double term = g * xhat(r, d, x[i * x_stride + at]);
                 sum_add(&dbeta, g);
-                sum_add(&dgamma, g * xhat(r, d, x[i * x_stride + at]));
+                sum_add(&dgamma, term);
+                dbeta_squares += g * g;
+                dgamma_squares += term * term;
                 r->dx_scale[d] = fmax(r->dx_scale[d], fabs(factor * dy_at));
             }
         }
         r->dbeta[d] = sum_total(dbeta);
         r->dgamma[d] = sum_total(dgamma);
+        r->dbeta_scale[d] = fmax(fabs(r->dbeta[d]), sqrt(dbeta_squares));
+        r->dgamma_scale[d] = fmax(fabs(r->dgamma[d]), sqrt(dgamma_squares)) +
+                             fabs(r->dbeta[d]) * (1 + REF_UNIT * fabs(r->mean[d] * r->invstd[d]));
 
         for (size_t i = 0; i < r->n; i++) {
             double share = layer->frozen ? 0.0 : weight_of(batch, i) / r->weight;
@@ -246,9 +260,9 @@ ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_b
                        const float *y, const float *dx) {
     size_t features = want->num_features;
     size_t x_stride = ref_x_stride(batch, features), y_stride = ref_y_stride(batch, features);
-    ref_errors errors = {.mean = ref_error_vector(features, layer->saved_mean, want->mean, NULL),
-                         .invstd =
-                             ref_error_vector(features, layer->saved_invstd, want->invstd, NULL)};
+    ref_errors errors = {
+        .mean = ref_error_vector(features, layer->saved_mean, want->mean, want->mean_scale),
+        .invstd = ref_error_vector(features, layer->saved_invstd, want->invstd, NULL)};
     if (y) {
         errors.y = ref_error_tensor(want, y, y_stride, want->y, want->y_scale);
     }
@@ -256,16 +270,10 @@ ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_b
         errors.dx = ref_error_tensor(want, dx, x_stride, want->dx, want->dx_scale);
     }
     if (dx && layer->dgamma) {
-        double *scale = ref_doubles(features);
-        for (size_t d = 0; d < features; d++) {
-            double shifted = want->mean[d] * want->invstd[d] * want->dbeta[d];
-            scale[d] = fabs(want->dgamma[d]) + REF_UNIT * fabs(shifted);
-        }
-        errors.dgamma = ref_error_vector(features, layer->dgamma, want->dgamma, scale);
-        free(scale);
+        errors.dgamma = ref_error_vector(features, layer->dgamma, want->dgamma, want->dgamma_scale);
     }
     if (dx && layer->dbeta) {
-        errors.dbeta = ref_error_vector(features, layer->dbeta, want->dbeta, NULL);
+        errors.dbeta = ref_error_vector(features, layer->dbeta, want->dbeta, want->dbeta_scale);
     }
     if (batch->dresidual) {
         errors.dresidual =

@@ -40,19 +40,20 @@ typedef struct ref_result {
     double *var, *invstd;   /* var is the biased one */
     double *dgamma, *dbeta; /* of this batch alone */
     double *running_mean, *running_var;
-    double *y_scale, *dx_scale; /* what y and dx are measured by: see ref_errors */
+    /* What they are measured by: see ref_errors. */
+    double *y_scale, *dx_scale, *mean_scale, *dgamma_scale, *dbeta_scale;
 } ref_result;
 
 /* Makes an empty result for batches of this shape; ref_forward does it by itself. */
 ref_result ref_alloc(size_t n, size_t num_features, size_t spatial);
 void ref_free(ref_result *result);
 
-/* Computes weight, mean, var, invstd, y and y_scale. The batch's statistics, or the running ones
+/* Computes weight, mean, var, invstd, y and their scales. The batch's statistics, or the running ones
  * where the layer is frozen (then W stays that of the batch): inference is the forward of a frozen
  * layer. */
 ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x);
 
-/* Computes dx, dgamma, dbeta, dresidual and dx_scale from what ref_forward left in result.
+/* Computes dx, dgamma, dbeta, dresidual and their scales from what ref_forward left in result.
  * batch->y, dresidual and accumulate_grads are not looked at. */
 void ref_backward(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x,
                   const float *dy);
@@ -75,8 +76,13 @@ size_t ref_y_stride(const bn_batch *batch, size_t num_features);
  *                 it likes of it. Under running values also the largest |gamma * xhat|, which beta
  *                 may then cancel in a whole feature; a batch's own xhat has both signs
  *     dx          the largest |gamma * invstd * dy| of its feature
- *     dgamma      its own value and 2^-24 * |mean * invstd * dbeta|: the cache knows the mean to 48
- *                 bits, and that is what the rest of it, in every xhat, adds up to
+ *     mean        its own value, or the deviation where that is larger: it is in y by the deviation
+ *     dgamma      its own value, or the root of the sum of its addends' squares, (g * xhat)^2, where
+ *                 that is larger: as much as they come to where they cancel by chance; and |dbeta|,
+ *                 which is what the mean's own error, in every xhat, adds up to, and 2^-24 * |mean *
+ *                 invstd * dbeta|, as the cache knows the mean to 48 bits
+ *     dbeta       its own value, or the root of the sum of g^2
+ *     running_mean, where a test measures it, as mean
  *     dresidual and the other vectors: the element's own value
  *
  * and the worst element counts. What should be 0 relative to 0 must be 0; a NaN is infinitely far.
@@ -97,6 +103,9 @@ ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_b
 
 /* Says whether all errors are within REF_LIMIT and REF_LIMIT_DX, and dresidual exact. */
 bool ref_within_limits(const ref_errors *errors);
+
+/* What a mean is measured by. */
+double ref_mean_scale(double mean, double var);
 
 /* The pieces of ref_measure. A scale is [D] or NULL: then every element is measured by itself. */
 double ref_error_tensor(const ref_result *shape, const float *got, size_t stride,

@@ -299,7 +299,11 @@ void trial_check(trial *t) {
     ref_errors errors = ref_measure(&want, &t->layer, &t->batch, NULL, t->dx);
     errors.y = error_of_y(t, &want);
     if (updates) {
-        running_mean = ref_error_vector(features, t->layer.running_mean, want.running_mean, NULL);
+        for (size_t d = 0; d < features; d++) {
+            want.mean_scale[d] = ref_mean_scale(want.running_mean[d], want.var[d]);
+        }
+        running_mean =
+            ref_error_vector(features, t->layer.running_mean, want.running_mean, want.mean_scale);
         running_var = ref_error_vector(features, t->layer.running_var, want.running_var, NULL);
     } else if (t->layer.running_mean) {
         assert_same_bits(t->layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], features);

@@ -300,8 +300,8 @@ static void assert_near(size_t count, const double *got, const double *want) {
     }
 }
 
-/* Takes from the reference what y is measured by: the file does not know y before the activation.
- */
+/* Takes from the reference what errors are measured by: the file knows neither y before the
+ * activation nor the addends of sums. */
 static void check_reference(const golden_case *c, ref_result *want, const bn_layer *layer,
                             const bn_batch *batch, const float *x, const float *dy) {
     ref_result got = ref_forward(layer, batch, x);
@@ -319,7 +319,11 @@ static void check_reference(const golden_case *c, ref_result *want, const bn_lay
     if (batch->residual) {
         assert_near(values(c), got.dresidual, want->dresidual);
     }
-    memcpy(want->y_scale, got.y_scale, c->num_features * sizeof *want->y_scale);
+    const size_t bytes = c->num_features * sizeof(double);
+    memcpy(want->y_scale, got.y_scale, bytes);
+    memcpy(want->mean_scale, got.mean_scale, bytes);
+    memcpy(want->dgamma_scale, got.dgamma_scale, bytes);
+    memcpy(want->dbeta_scale, got.dbeta_scale, bytes);
     ref_free(&got);
 }
 
@@ -351,20 +355,21 @@ static void check_step(const golden_case *c, bn_layer *layer, int step) {
 
 /* A running value is rounded to float after every step, in units of what it is then, and a mean may
  * end as less than it was in between. So it is measured by the largest that it was after any step,
- * which in a case of one step is its own value. */
+ * and a mean by the deviations of the batches too. */
 static double *running_scale(const golden_case *c, const char *tag) {
     size_t features = c->num_features;
     double *scale = ref_doubles(features), *mean = ref_doubles(features);
     ref_result shape = {.n = 1, .num_features = features, .spatial = 1};
     ref_largest(&shape, need(c, c->steps - 1, tag, features)->doubles, scale);
     expect(mean, need(c, -1, "running_mean0", features));
-    for (int k = 0; strcmp(tag, "running_mean") == 0 && k + 1 < c->steps; k++) {
+    for (int k = 0; strcmp(tag, "running_mean") == 0 && k < c->steps; k++) {
         double momentum = (double)c->options.momentum;
         double keep = c->options.momentum == BN_MOMENTUM_CUMULATIVE ? k / (k + 1.0) : momentum;
         const double *batch_mean = need(c, k, "mean", features)->doubles;
+        const double *invstd = need(c, k, "invstd", features)->doubles;
         for (size_t d = 0; d < features; d++) {
             mean[d] = keep * mean[d] + (1 - keep) * batch_mean[d];
-            scale[d] = fmax(scale[d], fabs(mean[d]));
+            scale[d] = fmax(scale[d], fmax(fabs(mean[d]), 1 / invstd[d]));
         }
     }
     free(mean);

@@ -230,10 +230,10 @@ static void differentiate(world *w, const method *m, float *values, size_t strid
 }
 
 /* The largest difference between got and derivatives, in units of what is allowed: a relative 1e-6
- * (REF_LIMIT units are 2.4e-7), what the loss is uncertain by divided by the step, and truncation.
- */
+ * (REF_LIMIT units are 2.4e-7), of a sum also REF_LIMIT units of its scale, what the loss is uncertain
+ * by divided by the step, and truncation. A scale may be NULL. */
 static double compare(world *w, const method *m, float *values, const float *got, size_t stride,
-                      const double *truncation_scale) {
+                      const double *truncation_scale, const double *sum_scale) {
     size_t features = w->setup.shape.num_features, spatial = w->setup.shape.spatial;
     double *derivative = ref_doubles(features), worst = 0;
     differentiate(w, m, values, stride, derivative);
@@ -247,6 +247,7 @@ static double compare(world *w, const method *m, float *values, const float *got
         double uncertain = sum * w->want.y_scale[d] * m->units * REF_UNIT;
         double allowed = 1e-6 * fabs(derivative[d]) + uncertain / m->step;
         allowed += truncation_scale ? m->truncation * truncation_scale[d] : 0;
+        allowed += sum_scale ? REF_LIMIT * REF_UNIT * sum_scale[d] : 0;
         double error = fabs((double)got[d * stride] - derivative[d]) / allowed;
         worst = fmax(worst, isnan(error) ? INFINITY : error);
     }
@@ -262,19 +263,22 @@ static double worst_gradient(world *w, const method *m) {
     for (size_t i = 0; i < w->setup.shape.n; i++) {
         for (size_t s = 0; s < spatial; s++) {
             size_t x_at = i * w->x_stride + s, y_at = i * w->y_stride + s;
-            double error = compare(w, m, w->x + x_at, w->dx + x_at, spatial, w->want.dx_scale);
+            double error =
+                compare(w, m, w->x + x_at, w->dx + x_at, spatial, w->want.dx_scale, NULL);
             worst = fmax(worst, error);
             if (w->setup.residual) {
-                error = compare(w, m, w->residual + y_at, w->dresidual + y_at, spatial, NULL);
+                error = compare(w, m, w->residual + y_at, w->dresidual + y_at, spatial, NULL, NULL);
                 worst = fmax(worst, error);
             }
         }
     }
     if (w->layer.gamma) {
-        worst = fmax(worst, compare(w, m, w->layer.gamma, w->layer.dgamma, 1, NULL));
+        worst = fmax(worst,
+                     compare(w, m, w->layer.gamma, w->layer.dgamma, 1, NULL, w->want.dgamma_scale));
     }
     if (w->layer.beta) {
-        worst = fmax(worst, compare(w, m, w->layer.beta, w->layer.dbeta, 1, NULL));
+        worst =
+            fmax(worst, compare(w, m, w->layer.beta, w->layer.dbeta, 1, NULL, w->want.dbeta_scale));
     }
     return worst;
 }

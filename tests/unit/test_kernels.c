@@ -118,26 +118,27 @@ static const float *input(const setting *s, size_t which, float step) {
 static bni_sheet sheet_of(const setting *s) {
     static const float weights[] = {0.5f, 0, 2, 1, 0.25f, 1};
     const form *f = s->of;
-    bni_sheet sheet = {.rows = f->rows,
-                       .cols = f->cols,
-                       .x_stride = stride_of(f),
-                       .y_stride = stride_of(f),
-                       .planes = f->planes == 0 ? 1 : f->planes,
-                       .plane_stride = f->planes == 0 ? 0 : plane_of(f),
-                       .tail = f->tail,
-                       .x = input(s, X, 0.125f),
-                       .band = s->band < f->rows || f->rows == 0 ? s->band : f->rows,
-                       .x_ahead = s->ahead ? 40 : 0,
-                       .dy_ahead = s->ahead ? 40 : 0,
-                       .part_ahead = 64,
-                       .broadcast = f->broadcast,
-                       .stream = s->stream};
+    const size_t ahead = s->ahead ? 40 : 0;
+    bni_sheet sheet = {.at = {.x = input(s, X, 0.125f)},
+                       .form = {.rows = f->rows,
+                                .cols = f->cols,
+                                .x_stride = stride_of(f),
+                                .y_stride = stride_of(f),
+                                .planes = f->planes == 0 ? 1 : f->planes,
+                                .plane_stride = f->planes == 0 ? 0 : plane_of(f),
+                                .tail = f->tail,
+                                .broadcast = f->broadcast},
+                       .hints = {.band = s->band < f->rows || f->rows == 0 ? s->band : f->rows,
+                                 .x_ahead = ahead,
+                                 .dy_ahead = ahead,
+                                 .part_ahead = 64,
+                                 .stream = s->stream}};
     if (s->weighted) {
         const size_t count = f->planes == 0 ? f->rows : 1;
         float *placed = floats(&buffers[WEIGHT], count, s->at_end);
         memcpy(placed, weights + (f->planes == 0 ? 0 : f->rows % 3), count * sizeof *placed);
-        sheet.weight = placed;
-        sheet.weight_step = f->planes == 0;
+        sheet.form.weight = placed;
+        sheet.form.weight_step = f->planes == 0;
     }
     return sheet;
 }
@@ -182,22 +183,27 @@ static bool next_place(const form *f, size_t k, place *p) {
     return k < f->planes * plane;
 }
 
+static double value_at(const void *values, place p) {
+    return (double)((const float *)values)[p.at];
+}
+
 static double weight_at(const bni_sheet *sheet, size_t row) {
-    return sheet->weight == NULL ? 1.0 : (double)sheet->weight[row * sheet->weight_step];
+    return sheet->form.weight == NULL ? 1.0
+                                      : (double)sheet->form.weight[row * sheet->form.weight_step];
 }
 
 static double z_at(const bni_sheet *sheet, const bni_coef *coef, place p) {
-    const double d = (double)sheet->x[p.at] - (double)coef->center[p.column];
+    const double d = value_at(sheet->at.x, p) - (double)coef->center[p.column];
     return d * (double)coef->scale[p.column] + (double)coef->shift[p.column];
 }
 
 static double g_at(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, place p) {
-    const double dy = (double)sheet->dy[p.at];
+    const double dy = value_at(sheet->at.dy, p);
     switch (mask) {
     case BNI_MASK_X:
         return z_at(sheet, coef, p) > 0 ? dy : 0.0;
     case BNI_MASK_Y:
-        return sheet->y[p.at] > 0 ? dy : 0.0;
+        return value_at(sheet->at.y, p) > 0 ? dy : 0.0;
     default:
         return dy;
     }
@@ -229,13 +235,13 @@ static void check_normalize(const setting *s, const bn_kernels *kernels) {
         const bool relu = variant & 1;
         bni_sheet sheet = sheet_of(s);
         const bni_coef coef = coef_of(s, true);
-        sheet.residual = variant & 2 ? input(s, RESIDUAL, 0.125f) : NULL;
-        float *out = sheet.out = output(s, OUT);
-        kernels->normalize(&sheet, &coef, relu);
+        sheet.at.residual = variant & 2 ? input(s, RESIDUAL, 0.125f) : NULL;
+        float *out = sheet.at.out = output(s, OUT);
+        kernels->data.normalize(&sheet, &coef, relu);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double z = z_at(&sheet, &coef, p) +
-                             (sheet.residual == NULL ? 0.0 : (double)sheet.residual[p.at]);
+                             (sheet.at.residual == NULL ? 0.0 : value_at(sheet.at.residual, p));
             check_element(s, "normalize", variant, out, p, relu && z < 0 ? 0.0 : z);
         }
         assert_pattern(out, count_of(s->of) * sizeof *out);
@@ -248,15 +254,15 @@ static void check_grad_input(const setting *s, const bn_kernels *kernels) {
         const bool constant = variant / 3 % 2;
         bni_sheet sheet = sheet_of(s);
         const bni_coef coef = coef_of(s, constant);
-        sheet.dy = input(s, DY, 0.5f);
-        sheet.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
-        float *dresidual = sheet.dresidual = variant >= 6 ? output(s, DRESIDUAL) : NULL;
-        float *dx = sheet.dx = output(s, DX);
-        kernels->grad_input(&sheet, &coef, mask);
+        sheet.at.dy = input(s, DY, 0.5f);
+        sheet.at.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
+        float *dresidual = sheet.at.dresidual = variant >= 6 ? output(s, DRESIDUAL) : NULL;
+        float *dx = sheet.at.dx = output(s, DX);
+        kernels->data.grad_input(&sheet, &coef, mask);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double g = g_at(&sheet, &coef, mask, p);
-            const double d = (double)sheet.x[p.at] - (double)coef.center[p.column];
+            const double d = value_at(sheet.at.x, p) - (double)coef.center[p.column];
             const double through =
                 constant ? 0.0
                          : weight_at(&sheet, p.row) *
@@ -291,10 +297,10 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
     double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
     double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
     double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
-    kernels->moments(&sheet, pivot, s1, s2);
+    kernels->data.moments(&sheet, pivot, s1, s2);
     place p;
     for (size_t k = 0; next_place(s->of, k, &p); k++) {
-        const double d = (double)sheet.x[p.at] - (double)pivot[p.column];
+        const double d = value_at(sheet.at.x, p) - (double)pivot[p.column];
         add1[p.column] += weight_at(&sheet, p.row) * d;
         add2[p.column] += weight_at(&sheet, p.row) * d * d;
     }
@@ -305,20 +311,20 @@ static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
     for (int mask = BNI_MASK_NONE; mask <= BNI_MASK_Y; mask++) {
         bni_sheet sheet = sheet_of(s);
         bni_coef coef = coef_of(s, true);
-        sheet.dy = input(s, DY, 0.5f);
-        sheet.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
+        sheet.at.dy = input(s, DY, 0.5f);
+        sheet.at.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
         if (mask != BNI_MASK_X) {
             coef.scale = coef.shift = NULL;
         }
         double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
         double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
         double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
-        kernels->grad_sums(&sheet, &coef, (bni_mask)mask, s1, s2);
+        kernels->data.grad_sums(&sheet, &coef, (bni_mask)mask, s1, s2);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double g = g_at(&sheet, &coef, (bni_mask)mask, p);
             add1[p.column] += g;
-            add2[p.column] += g * ((double)sheet.x[p.at] - (double)coef.center[p.column]);
+            add2[p.column] += g * (value_at(sheet.at.x, p) - (double)coef.center[p.column]);
         }
         check_sums(s, "grad_sums", mask, s1, s2, add1, add2);
     }
@@ -382,7 +388,7 @@ static void fold_adds_a_features_columns(void **state) {
         for (size_t c = 0; c < outer * features * inner; c++) {
             want[c / inner % features] += s[c];
         }
-        kernels->fold(s, outer, features, inner);
+        kernels->features.fold(s, outer, features, inner);
         for (size_t f = 0; f < features; f++) {
             assert_true(s[f] == want[f]);
         }
@@ -403,12 +409,12 @@ static void features_end_where_they_end(void **state) {
         }
         bni_sums into = {4, mean, m2}, from = {4, other1, other2};
         const bni_cache cache = {of[CENTER], of[SCALE], of[SHIFT], of[SLOPE]};
-        kernels->merge(&into, &from, features); /* the same: the count is twice as large */
+        kernels->features.merge(&into, &from, features); /* the same: the count is twice as large */
         assert_true(into.count == 8 && mean[features - 1] == 0.25 * (double)(features - 1));
         assert_true(m2[features - 1] == 0.5 * (double)(features - 1));
 
         into.count = 0;
-        kernels->merge_block(&into, features, 2, of[CENTER], other1, other2);
+        kernels->features.merge_block(&into, features, 2, of[CENTER], other1, other2);
         assert_true(mean[features - 1] ==
                     (double)of[CENTER][features - 1] + 0.125 * (double)(features - 1));
 
@@ -418,24 +424,25 @@ static void features_end_where_they_end(void **state) {
             of[OFFSET][d] = 2;
         }
         into.count = 8;
-        assert_true(kernels->finish_moments(&into, features, 0.25, &cache));
+        assert_true(kernels->features.finish_moments(&into, features, 0.25, &cache));
         assert_true(of[CENTER][features - 1] == 3 && of[SHIFT][features - 1] == 1);
 
         for (size_t d = 0; d < features; d++) {
             of[OFFSET][d] = 3.75f;
         }
-        kernels->running_scale(of[OFFSET], NULL, features, 0.25, of[EXTRA1]);
+        kernels->features.running_scale(of[OFFSET], NULL, features, 0.25, of[EXTRA1]);
         assert_true(of[EXTRA1][features - 1] == 0.5f);
-        kernels->finish_running(of[EXTRA1], of[OFFSET], features, 0.25, &cache);
+        kernels->features.finish_running(of[EXTRA1], of[OFFSET], features, 0.25, &cache);
         assert_true(of[CENTER][features - 1] == 0.5f && of[SHIFT][features - 1] == 0.5f);
-        kernels->affine(&cache, of[OFFSET], of[EXTRA1], features, of[SUM1], of[SUM2]);
+        kernels->features.affine(&cache, of[OFFSET], of[EXTRA1], features, of[SUM1], of[SUM2]);
         assert_true(of[SUM1][features - 1] == 1.875f && of[SUM2][features - 1] == 0.5f);
 
-        assert_true(kernels->running(&into, features, true, 0.5, of[OFFSET], of[EXTRA1], of[SUM1],
-                                     of[SUM2]));
+        assert_true(kernels->features.running(&into, features, true, 0.5, of[OFFSET], of[EXTRA1],
+                                              of[SUM1], of[SUM2]));
         assert_true(of[SUM1][features - 1] == 3.375f && of[SUM2][features - 1] == 0.625f);
-        assert_true(kernels->finish_gradients(&cache, other1, other2, features, 0.125, true, true,
-                                              of[OFFSET], of[EXTRA1], of[SUM1], of[SUM2]));
+        assert_true(kernels->features.finish_gradients(&cache, other1, other2, features, 0.125,
+                                                       true, true, of[OFFSET], of[EXTRA1], of[SUM1],
+                                                       of[SUM2]));
         assert_true((double)of[EXTRA1][features - 1] == other1[features - 1]);
         assert_true((double)of[OFFSET][features - 1] == 0.5 * other2[features - 1]);
     }

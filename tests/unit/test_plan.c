@@ -30,13 +30,13 @@ static void mark(marks *m, const float *at, size_t cols) {
 }
 
 static void mark_sheet(marks *m, const bni_sheet *sheet) {
-    for (size_t p = 0; p < sheet->planes; p++) {
-        const float *x = sheet->x + p * sheet->plane_stride;
-        for (size_t r = 0; r < sheet->rows; r++) {
-            mark(m, x + r * sheet->x_stride, sheet->cols);
+    for (size_t p = 0; p < sheet->form.planes; p++) {
+        const float *x = (const float *)sheet->at.x + p * sheet->form.plane_stride;
+        for (size_t r = 0; r < sheet->form.rows; r++) {
+            mark(m, x + r * sheet->form.x_stride, sheet->form.cols);
         }
-        if (sheet->tail != 0) {
-            mark(m, x + sheet->rows * sheet->x_stride, sheet->tail);
+        if (sheet->form.tail != 0) {
+            mark(m, x + sheet->form.rows * sheet->form.x_stride, sheet->form.tail);
         }
     }
 }
@@ -44,23 +44,25 @@ static void mark_sheet(marks *m, const bni_sheet *sheet) {
 static void check_limits(const bni_cut *cut, bni_pass pass, const bni_sheet *sheet) {
     const bool few = cut->layout == BNI_FEW, writes = pass != BNI_READS;
     const bool wide = pass == BNI_WRITES && cut->layout == BNI_ROWS && cut->inner == 1;
-    assert_true(sheet->rows == 0 || sheet->band >= 1);
-    assert_true(sheet->broadcast == few);
-    if (sheet->plane_stride == 0) {
-        assert_true(sheet->rows >= 1 && sheet->rows <= BNI_SHEET_ROWS && sheet->planes == 1);
-        assert_true(sheet->cols <= (wide ? cut->group_features : BNI_PANEL));
+    assert_true(sheet->form.rows == 0 || sheet->hints.band >= 1);
+    assert_true(sheet->form.broadcast == few);
+    if (sheet->form.plane_stride == 0) {
+        assert_true(sheet->form.rows >= 1 && sheet->form.rows <= BNI_SHEET_ROWS &&
+                    sheet->form.planes == 1);
+        assert_true(sheet->form.cols <= (wide ? cut->group_features : BNI_PANEL));
     } else {
-        assert_true(few || sheet->planes * BNI_PLANE_WIDTH <= BNI_PANEL);
-        assert_true(few ? sheet->rows == 1 && sheet->tail == 0 : sheet->cols <= BNI_PLANE_WIDTH);
-        assert_true(!few || writes || sheet->planes <= BNI_NARROW);
-        assert_true(sheet->tail < sheet->cols);
+        assert_true(few || sheet->form.planes * BNI_PLANE_WIDTH <= BNI_PANEL);
+        assert_true(few ? sheet->form.rows == 1 && sheet->form.tail == 0
+                        : sheet->form.cols <= BNI_PLANE_WIDTH);
+        assert_true(!few || writes || sheet->form.planes <= BNI_NARROW);
+        assert_true(sheet->form.tail < sheet->form.cols);
     }
 }
 
 /* Every task of a cut. */
 static void check_cut(const bni_cut *cut, bni_pass pass, marks *m) {
     const bni_shape *shape = cut->shape;
-    const bni_sheet data = {.x = m->x};
+    const bni_buffers data = {.x = m->x};
     memset(m->times, 0, m->count);
     assert_true(cut->groups * cut->group_features >= shape->features);
     assert_true((cut->groups - 1) * cut->group_features < shape->features);
@@ -95,14 +97,14 @@ static void check_same_sums(const bni_cut *a, const bni_cut *b) {
 /* The rows of every sheet that sums are formed of, in their order: with the same ones, for each
  * tuning and each panel, sums are added up in the same order. */
 static uint64_t rows_of_sums(const bni_cut *cut, const float *x, size_t group) {
-    const bni_sheet data = {.x = x};
+    const bni_buffers data = {.x = x};
     uint64_t digest = 0;
     for (size_t chunk = 0; chunk < cut->chunks; chunk++) {
         bni_walk walk =
             bni_walk_begin(cut, bni_kernels_select(), &data, BNI_READS, (bni_task){group, chunk});
         bni_sheet sheet;
         while (bni_walk_next(&walk, &sheet)) {
-            digest = (digest * 31 + sheet.rows) * 31 + sheet.tail;
+            digest = (digest * 31 + sheet.form.rows) * 31 + sheet.form.tail;
         }
         digest = digest * 31 + 7;
     }

@@ -1,0 +1,152 @@
+/* See exact.h. */
+#include "exact.h"
+
+#include <fenv.h>
+
+/* An element: its offsets, and the weight of its row. */
+typedef struct element {
+    const bni_sheet *sheet;
+    size_t x, y;
+    double weight;
+} element;
+
+typedef void (*visit)(void *sums, element of);
+
+static float value_of(const void *start, size_t at) {
+    return bni_load_float((const float *)start + at);
+}
+
+/* A run of a row's columns. */
+static void visit_columns(element first, size_t columns, visit add, void *sums) {
+    for (size_t c = 0; c < columns; c++) {
+        const element each = {first.sheet, first.x + c, first.y + c, first.weight};
+        add(sums, each);
+    }
+}
+
+static element first_of_row(const bni_sheet *sheet, size_t row, size_t at) {
+    const bni_form *form = &sheet->form;
+    return (element){sheet, at + row * form->x_stride, at + row * form->y_stride,
+                     form->weight == NULL ? 1.0 : (double)bni_weight(form, row)};
+}
+
+static void visit_plane(const bni_sheet *sheet, size_t plane, visit add, void *sums) {
+    const bni_form *form = &sheet->form;
+    for (size_t r = 0; r < form->rows + (form->tail != 0); r++) {
+        visit_columns(first_of_row(sheet, r, plane * form->plane_stride),
+                      r < form->rows ? form->cols : form->tail, add, sums);
+    }
+}
+
+/* The last row of a fold may be short. */
+static void visit_rows(const bni_feature *of, const bni_sheet *sheet, visit add, void *sums) {
+    const size_t inner = of->cut->inner;
+    const size_t step = bni_group_size(of->cut, of->task.group) * inner;
+    for (size_t r = 0; r < sheet->form.rows; r++) {
+        for (size_t c = of->place * inner; c < sheet->form.cols; c += step) {
+            visit_columns(first_of_row(sheet, r, c), inner, add, sums);
+        }
+    }
+}
+
+static void visit_all(const bni_feature *of, visit add, void *sums) {
+    bni_walk walk = bni_walk_begin(of->cut, of->kernels, of->data, BNI_READS, of->task);
+    bni_sheet sheet;
+    while (bni_walk_next(&walk, &sheet)) {
+        if (sheet.form.plane_stride != 0) {
+            visit_plane(&sheet, of->place, add, sums);
+        } else {
+            visit_rows(of, &sheet, add, sums);
+        }
+    }
+}
+
+/* ---- Moments: the mean, and then the squares about it --------------------------------------- */
+
+typedef struct moments {
+    double count, sum, mean, squares;
+} moments;
+
+/* A row of weight 0 may have an x that is no number. */
+static void add_value(void *sums, element of) {
+    moments *m = sums;
+    if (of.weight != 0.0) {
+        m->count += of.weight;
+        m->sum += of.weight * (double)value_of(of.sheet->at.x, of.x);
+    }
+}
+
+static void add_square(void *sums, element of) {
+    moments *m = sums;
+    if (of.weight != 0.0) {
+        const double d = (double)value_of(of.sheet->at.x, of.x) - m->mean;
+        m->squares += of.weight * d * d;
+    }
+}
+
+void bni_exact_moments(const bni_feature *feature, double *mean, double *m2) {
+    moments m = {0};
+    visit_all(feature, add_value, &m);
+    m.mean = m.count > 0.0 ? m.sum / m.count : 0.0;
+    visit_all(feature, add_square, &m);
+    *mean = m.mean;
+    *m2 = m.squares;
+}
+
+/* ---- Gradients ------------------------------------------------------------------------------ */
+
+typedef struct gradients {
+    float center, scale, shift;
+    bni_mask mask;
+    double one, two;
+} gradients;
+
+/* By the same z as in forward, or one of its sign. */
+static bool passes(const gradients *g, element of, float x) {
+    switch (g->mask) {
+    case BNI_MASK_X:
+        return bni_is_positive(
+            (float)((double)(x - g->center) * (double)g->scale + (double)g->shift));
+    case BNI_MASK_Y:
+        return bni_is_positive(value_of(of.sheet->at.y, of.y));
+    default:
+        return true;
+    }
+}
+
+static void add_gradient(void *sums, element of) {
+    gradients *s = sums;
+    const float x = value_of(of.sheet->at.x, of.x);
+    const double g = passes(s, of, x) ? (double)value_of(of.sheet->at.dy, of.y) : 0.0;
+    s->one += g;
+    if (g != 0.0 || of.weight != 0.0) {
+        s->two += g * ((double)x - (double)s->center);
+    }
+}
+
+void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_mask mask,
+                         double *s1, double *s2) {
+    const bni_cut *cut = feature->cut;
+    const size_t column = cut->layout == BNI_FEW ? feature->place : feature->place * cut->inner;
+    gradients g = {.center = coef->center[column], .mask = mask};
+    if (mask == BNI_MASK_X) {
+        g.scale = coef->scale[column];
+        g.shift = coef->shift[column];
+    }
+    visit_all(feature, add_gradient, &g);
+    *s1 = g.one;
+    *s2 = g.two;
+}
+
+/* ---- Exceptions ----------------------------------------------------------------------------- */
+
+/* Underflow is nobody's fault. */
+static const int serious = FE_INVALID | FE_OVERFLOW;
+
+bni_trial bni_trial_begin(void) {
+    return (bni_trial){fetestexcept(serious)};
+}
+
+void bni_trial_undo(bni_trial trial) {
+    feclearexcept(serious & ~trial.raised);
+}

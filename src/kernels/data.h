@@ -1,0 +1,144 @@
+/*
+ * The contract of the arithmetic over data: four kernels per instruction set.
+ *
+ * Kernels know neither layers nor batches. All data comes as sheets: rows of columns, where each
+ * column belongs to one feature. What belongs to a column (a pivot, a sum, a coefficient) comes in
+ * arrays of as many elements as there are columns. Nothing is read or written past a row's end, be
+ * it of data or of these arrays. Data needs no alignment, not even that of its element type.
+ *
+ * No kernel raises a floating-point exception that its data does not: lanes of a vector that have
+ * no column are zeros throughout.
+ */
+#ifndef BNI_DATA_H
+#define BNI_DATA_H
+
+#include "kernels/bits.h"
+
+#include <stddef.h>
+
+/* The floats of a cache line, and the most that any kernel moves at once. */
+#define BNI_PAD ((size_t)16)
+
+/* The most columns of a sheet that sums are formed of, or that has a value a column made for it.
+ * Wide enough that a row of a panel is a run of 2 KiB; narrow enough that a panel's sums and
+ * coefficients stay in L1 and take less than half of the 32 KiB of stack that a call may use. */
+#define BNI_PANEL ((size_t)512)
+
+/* Columns that each feature has where planes are cut into rows. A row is narrower: where sums are
+ * formed it has half of them, on every machine, as each column is a sum of its own; where outputs
+ * are written, a tile of the kernels: a plane is then gone through from its first element to its
+ * last. */
+#define BNI_PLANE_WIDTH ((size_t)64)
+
+/* Rows that are summed up in float before their sums go to double: two quads. */
+#define BNI_RUN  ((size_t)8)
+#define BNI_QUAD ((size_t)4)
+
+/* Where the elements of a sheet lie. What a kernel does not name may be anything. Outputs may be
+ * inputs, but never overlap them otherwise. */
+typedef struct bni_buffers {
+    const void *x;
+    const void *residual; /* NULL: none */
+    const void *y;        /* gradients, with BNI_MASK_Y: forward's y */
+    const void *dy;
+    void *out; /* normalize: y */
+    void *dx;
+    void *dresidual; /* NULL: not wanted */
+} bni_buffers;
+
+/* Rows of columns, or several planes of such: plane p begins p * plane_stride elements further on
+ * and has its columns BNI_PLANE_WIDTH further on, and all its rows but a last one of `tail` columns
+ * lie one behind the other. x and dx, and likewise all others, share a stride. */
+typedef struct bni_form {
+    size_t rows, cols;
+    size_t x_stride, y_stride; /* elements from a row to the next: of x and dx; of all others */
+    size_t planes, plane_stride, tail; /* 1, 0 and 0 where there are no planes; a plane's stride is
+                                          never 0 */
+    bool broadcast;      /* of planes of one row: what belongs to columns has one value a plane */
+    const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
+    size_t weight_step;
+} bni_form;
+
+/* What changes no result. */
+typedef struct bni_hints {
+    size_t band; /* rows to go down a tile's columns before the next tile, where outputs are
+                    written; divides the work of a sheet into bands of whole rows */
+    /* What is so many elements ahead of each place in x and in dy is fetched while that place is
+     * worked on; 0: nothing. Passes that write without streaming fetch their output so. */
+    size_t x_ahead, dy_ahead;
+    /* The same in a streamed output, for the lines that two rows or planes share: these are
+     * stored to in the ordinary way, and streamed stores would wait behind each. */
+    size_t part_ahead;
+    /* The outputs are not read again soon: write them past the caches. The caller sees to it that
+     * they are written before what follows: bni_run. */
+    bool stream;
+} bni_hints;
+
+typedef struct bni_sheet {
+    bni_buffers at;
+    bni_form form;
+    bni_hints hints;
+} bni_sheet;
+
+/* An element of a buffer that may not be there: NULL then. */
+static inline const void *bni_input_at(const void *start, size_t offset) {
+    return start == NULL ? NULL : (const float *)start + offset;
+}
+
+static inline void *bni_output_at(void *start, size_t offset) {
+    return start == NULL ? NULL : (float *)start + offset;
+}
+
+/* Puts buffers at these offsets from others: x and dx; all others. */
+static inline void bni_place(bni_buffers *at, const bni_buffers *from, size_t x, size_t y) {
+    at->x = bni_input_at(from->x, x);
+    at->dx = bni_output_at(from->dx, x);
+    at->residual = bni_input_at(from->residual, y);
+    at->out = bni_output_at(from->out, y);
+    at->y = bni_input_at(from->y, y);
+    at->dy = bni_input_at(from->dy, y);
+    at->dresidual = bni_output_at(from->dresidual, y);
+}
+
+/* The weight of a row, where there are weights. */
+static inline float bni_weight(const bni_form *form, size_t row) {
+    return bni_load_float(form->weight + row * form->weight_step);
+}
+
+/* What turns x into y and dy into dx, a value a column:
+ *
+ *     y  = act(fma(x - center, scale, shift) + residual)
+ *     dx = scale * (g + w * fma(x - center, slope, offset))
+ *
+ * center is the mean rounded to float and the rounding's rest is inside shift and offset, so that
+ * x - center is exact wherever x is near the mean, however far both are from zero. */
+typedef struct bni_coef {
+    const float *center;
+    const float *scale, *shift;  /* grad_sums looks at them only with BNI_MASK_X */
+    const float *slope, *offset; /* NULL: constant statistics, dx = scale * g */
+} bni_coef;
+
+/* Where the derivative of the activation comes from. */
+typedef enum bni_mask {
+    BNI_MASK_NONE, /* no activation: g = dy */
+    BNI_MASK_X,    /* g = dy where fma(x - center, scale, shift) > 0, rebuilt to forward's bit */
+    BNI_MASK_Y     /* g = dy where y > 0 */
+} bni_mask;
+
+typedef struct bni_data_kernels {
+    size_t tile; /* columns side by side in normalize and grad_input; at most BNI_PLANE_WIDTH */
+
+    /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2: in float over the
+     * runs of a sheet, each of which is then added in double. A row of weight 0 is not read. */
+    void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);
+
+    void (*normalize)(const bni_sheet *sheet, const bni_coef *coef, bool relu);
+
+    /* s1[c] += sum of g, s2[c] += sum of g * (x - center[c]), in runs likewise. */
+    void (*grad_sums)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
+                      double *s2);
+
+    void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask);
+} bni_data_kernels;
+
+#endif
