@@ -42,6 +42,7 @@
 
 _Static_assert(BNI_PAD % BNI_LANES == 0, "whole lines are whole vectors");
 _Static_assert(BNI_PLANE_WIDTH / BNI_LANES >= BNI_TILE, "a row of a plane is a tile or more");
+_Static_assert(BNI_SUMS_TILE >= LINE, "a line of a plane is summed up at once");
 _Static_assert(BNI_RUN == 2 * BNI_QUAD, "a run is two quads");
 
 /* A band of rows, in a plane that begins `at` elements into the sheet and `column` values into what
@@ -289,11 +290,11 @@ typedef struct terms {
 
 /* The sums, or the coefficients, of a line's columns. */
 typedef struct line_sums {
-    vf one[LINE], two[LINE];
+    vf one[BNI_SUMS_TILE], two[BNI_SUMS_TILE];
 } line_sums;
 
 typedef struct line_coef {
-    vf center[LINE], scale[LINE], shift[LINE];
+    vf center[BNI_SUMS_TILE], scale[BNI_SUMS_TILE], shift[BNI_SUMS_TILE];
 } line_coef;
 
 /* Lines below each other: the first one's offsets in x and in all others, how far it is to the next,
@@ -410,8 +411,8 @@ BNI_INLINE void sums_tile(const bni_sheet *sheet, band rows, size_t c, const siz
                       rows.begin};
     const line_coef line = load_line(sheet, rows, c, vectors, part, coef, of);
     line_sums run;
-    run_sums(sheet, at, rows.end - rows.begin, vectors, part, vectors == LINE && part == 0, &line,
-             of, &run);
+    run_sums(sheet, at, rows.end - rows.begin, vectors, part, vectors == BNI_SUMS_TILE && part == 0,
+             &line, of, &run);
     BNI_EACH_VECTOR(v) {
         add_sum(s1 + rows.column + c + v * BNI_LANES, part, run.one[v]);
         add_sum(s2 + rows.column + c + v * BNI_LANES, part, run.two[v]);
@@ -468,12 +469,15 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
     }
 }
 
+/* By a copy of the sheet, of which the compiler knows that no sum is stored into it. */
 BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
                         const terms of) {
+    const bni_sheet own = *sheet;
+    const bni_coef values = *coef;
     if (sheet->form.broadcast) {
-        sums_of_planes(sheet, coef, s1, s2, of);
+        sums_of_planes(&own, &values, s1, s2, of);
     } else {
-        BNI_FOR_TILES(sums_tile, LINE, sheet, BNI_RUN, NULL, 0, coef, s1, s2, of);
+        BNI_FOR_TILES(sums_tile, BNI_SUMS_TILE, &own, BNI_RUN, NULL, 0, &values, s1, s2, of);
     }
 }
 

@@ -8,6 +8,7 @@
 
 #define BNI_LANES        8
 #define BNI_TILE         2
+#define BNI_SUMS_TILE    2
 #define BNI_UNROLLS_RUNS 1
 
 typedef __m256 vf;

@@ -6,6 +6,7 @@
 
 #define BNI_LANES        4
 #define BNI_TILE         4
+#define BNI_SUMS_TILE    4
 #define BNI_UNROLLS_RUNS 1
 
 typedef float32x4_t vf;

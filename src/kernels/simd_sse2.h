@@ -7,6 +7,7 @@
 
 #define BNI_LANES        4
 #define BNI_TILE         2
+#define BNI_SUMS_TILE    4
 #define BNI_UNROLLS_RUNS 0
 
 typedef __m128 vf;
