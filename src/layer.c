@@ -1,5 +1,6 @@
 /* The life of a layer: options, memory, parameters, names. */
 #include "layer.h"
+#include "machine.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -165,7 +166,7 @@ static void build(bn_layer *layer, size_t features, const bn_options *options, v
     layer->internal.block = block;
     layer->internal.block_bytes = bytes;
     layer->internal.kernels = bni_kernels_select();
-    layer->internal.tuning = &bni_tuning_default;
+    layer->internal.tuning = &bni_machine_here()->tuning;
     memory_cut cut = {.start = block};
     take_layer(&cut, layer, features, options);
     fill(layer->gamma, features, options->gamma_init);

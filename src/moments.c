@@ -2,6 +2,7 @@
 #include "moments.h"
 #include "exact.h"
 #include "layer.h"
+#include "machine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -269,7 +270,7 @@ bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
                             .internal = {.owned = arrays,
                                          .owned_bytes = bytes,
                                          .kernels = bni_kernels_select(),
-                                         .tuning = &bni_tuning_default,
+                                         .tuning = &bni_machine_here()->tuning,
                                          .scratch = arrays + 2 * padded}};
     return BN_STATUS_OK;
 }

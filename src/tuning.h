@@ -1,7 +1,8 @@
 /*
  * The constants that were found by measuring (tests/bench/README.md), in two parts: what decides the
  * order of sums, and so bits, which is the same on every machine and for ever; and what only decides
- * speed, which suits a processor. plan.c alone reads either, and threads.c share_from.
+ * speed, which suits a processor, and machine.c has a row of for each. plan.c alone reads either, and threads.c
+ * share_from.
  */
 #ifndef BNI_TUNING_H
 #define BNI_TUNING_H
@@ -112,7 +113,5 @@ typedef struct bni_tuning {
         .sums_ahead = 16384, .inputs_ahead = 2048, .parts_ahead = 4096, .output_ahead = 256,       \
         .write_elements = 8192, .stream_rows = 2                                                   \
     }
-
-static const bni_tuning bni_tuning_default = BNI_TUNING_DEFAULT;
 
 #endif

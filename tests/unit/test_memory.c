@@ -4,7 +4,7 @@
  */
 #include "support.h"
 
-#include "tuning.h"
+#include "machine.h"
 
 #include <errno.h>
 #include <math.h>
