@@ -100,25 +100,25 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
 
 /* Whether float runs could hold a sum of products: it is finite, and not so little that its addends
  * may have lost digits. */
-static bool held(double s1, double s2) {
+static bool products_held(double s1, double s2) {
     return bni_finite_double(s1) && bni_finite_double(s2) &&
            (s2 == 0.0 || !bni_within(s2, BNI_LEAST_PRODUCTS));
 }
 
-static bool all_held(const double *s1, const double *s2, size_t features) {
+static bool gradients_held(const double *s1, const double *s2, size_t features) {
     int bad = 0;
     for (size_t f = 0; f < features; f++) {
-        bad |= !held(s1[f], s2[f]);
+        bad |= !products_held(s1[f], s2[f]);
     }
     return bad == 0;
 }
 
 /* Each feature that float runs did not hold, alone: none depends on others. */
-static void sum_exactly(const backward_work *work, bni_task task, const bni_coef *coef, double *s1,
-                        double *s2) {
+static void gradients_exactly(const backward_work *work, bni_task task, const bni_coef *coef,
+                              double *s1, double *s2) {
     bni_feature of = {work->layer->internal.kernels, work->cut, &work->data, task, 0};
     for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
-        if (!held(s1[of.place], s2[of.place])) {
+        if (!products_held(s1[of.place], s2[of.place])) {
             bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
         }
     }
@@ -133,9 +133,9 @@ static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
     const bni_trial trial = bni_trial_begin();
     sum_sheets(work, task, &coef, s1, s2);
-    if (!all_held(s1, s2, features)) {
+    if (!gradients_held(s1, s2, features)) {
         bni_trial_undo(trial);
-        sum_exactly(work, task, &coef, s1, s2);
+        gradients_exactly(work, task, &coef, s1, s2);
     }
     memcpy(part->one, s1, features * sizeof *s1);
     memcpy(part->two, s2, features * sizeof *s2);

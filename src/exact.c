@@ -63,13 +63,13 @@ static void visit_all(const bni_feature *of, visit add, void *sums) {
 
 /* ---- Moments: the mean, and then the squares about it --------------------------------------- */
 
-typedef struct moments {
+typedef struct exact_moments {
     double count, sum, mean, squares;
-} moments;
+} exact_moments;
 
 /* A row of weight 0 may have an x that is no number. */
 static void add_value(void *sums, element of) {
-    moments *m = sums;
+    exact_moments *m = sums;
     if (of.weight != 0.0) {
         m->count += of.weight;
         m->sum += of.weight * (double)value_of(of.sheet->at.x, of.x);
@@ -77,7 +77,7 @@ static void add_value(void *sums, element of) {
 }
 
 static void add_square(void *sums, element of) {
-    moments *m = sums;
+    exact_moments *m = sums;
     if (of.weight != 0.0) {
         const double d = (double)value_of(of.sheet->at.x, of.x) - m->mean;
         m->squares += of.weight * d * d;
@@ -85,7 +85,7 @@ static void add_square(void *sums, element of) {
 }
 
 void bni_exact_moments(const bni_feature *feature, double *mean, double *m2) {
-    moments m = {0};
+    exact_moments m = {0};
     visit_all(feature, add_value, &m);
     m.mean = m.count > 0.0 ? m.sum / m.count : 0.0;
     visit_all(feature, add_square, &m);
@@ -95,14 +95,14 @@ void bni_exact_moments(const bni_feature *feature, double *mean, double *m2) {
 
 /* ---- Gradients ------------------------------------------------------------------------------ */
 
-typedef struct gradients {
+typedef struct exact_gradients {
     float center, scale, shift;
     bni_mask mask;
     double one, two;
-} gradients;
+} exact_gradients;
 
 /* By the same z as in forward, or one of its sign. */
-static bool passes(const gradients *g, element of, float x) {
+static bool passes(const exact_gradients *g, element of, float x) {
     switch (g->mask) {
     case BNI_MASK_X:
         return bni_is_positive(
@@ -115,7 +115,7 @@ static bool passes(const gradients *g, element of, float x) {
 }
 
 static void add_gradient(void *sums, element of) {
-    gradients *s = sums;
+    exact_gradients *s = sums;
     const float x = value_of(of.sheet->at.x, of.x);
     const double g = passes(s, of, x) ? (double)value_of(of.sheet->at.dy, of.y) : 0.0;
     s->one += g;
@@ -128,7 +128,7 @@ void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_m
                          double *s1, double *s2) {
     const bni_cut *cut = feature->cut;
     const size_t column = cut->layout == BNI_FEW ? feature->place : feature->place * cut->inner;
-    gradients g = {.center = coef->center[column], .mask = mask};
+    exact_gradients g = {.center = coef->center[column], .mask = mask};
     if (mask == BNI_MASK_X) {
         g.scale = coef->scale[column];
         g.shift = coef->shift[column];

@@ -4,6 +4,7 @@
 #endif
 #include "machine.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -23,14 +24,16 @@ const bni_machine bni_machines[] = {
      26,
      (size_t)1 << 20,
      {.stream_from = 262144.0,
-      .fetch_from = 8388608.0,
+      .fetch_from = HUGE_VAL,
       .share_from = 262144.0,
       .sums_ahead = 4096,
       .inputs_ahead = 4096,
       .parts_ahead = 2048,
       .output_ahead = 256,
       .write_elements = 4096,
-      .stream_rows = 8}},
+      .stream_rows = 8,
+      .far_rows = 1,
+      .far_from = 8388608.0}},
 };
 const size_t bni_machine_count = sizeof bni_machines / sizeof bni_machines[0];
 

@@ -201,23 +201,23 @@ static bni_sums sum_blocks(block_sums *sums, const bni_buffers *data, bni_task t
     return all;
 }
 
-static bool held(const bni_sums *sums, size_t f, double eps) {
+static bool squares_held(const bni_sums *sums, size_t f, double eps) {
     return bni_finite_double(sums->m2[f]) &&
            (eps >= LEAST_EPS || sums->m2[f] >= BNI_LEAST_PRODUCTS);
 }
 
-static bool all_held(const bni_sums *sums, size_t features, double eps) {
+static bool moments_held(const bni_sums *sums, size_t features, double eps) {
     int bad = 0;
     for (size_t f = 0; f < features; f++) {
-        bad |= !held(sums, f, eps);
+        bad |= !squares_held(sums, f, eps);
     }
     return bad == 0;
 }
 
 /* Each feature that float runs did not hold, alone: none depends on others. */
-static void sum_exactly(const bni_sums *sums, bni_feature of, double eps) {
+static void moments_exactly(const bni_sums *sums, bni_feature of, double eps) {
     for (; of.place < bni_group_size(of.cut, of.task.group); of.place++) {
-        if (!held(sums, of.place, eps)) {
+        if (!squares_held(sums, of.place, eps)) {
             bni_exact_moments(&of, &sums->mean[of.place], &sums->m2[of.place]);
         }
     }
@@ -232,9 +232,9 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
     const bni_buffers data = {.x = x};
     const bni_trial trial = bni_trial_begin();
     const bni_sums all = sum_blocks(&sums, &data, task, part);
-    if (!all_held(&all, sums.features, eps)) {
+    if (!moments_held(&all, sums.features, eps)) {
         bni_trial_undo(trial);
-        sum_exactly(&all, (bni_feature){kernels, cut, &data, task, 0}, eps);
+        moments_exactly(&all, (bni_feature){kernels, cut, &data, task, 0}, eps);
     }
     part->count = all.count;
 }

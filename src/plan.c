@@ -217,7 +217,8 @@ static size_t band_rows(const bni_walk *walk, const bni_form *form) {
     const bni_tuning *tuning = walk->cut->tuning;
     const bool alike = form->x_stride % BNI_PAD == 0 && form->y_stride % BNI_PAD == 0;
     if (walk->hints.stream) {
-        return alike ? tuning->stream_rows : 1;
+        const bool far = walk->cut->shape->elements >= tuning->far_from;
+        return !alike ? 1 : far ? tuning->far_rows : tuning->stream_rows;
     }
     return bni_smaller(2 * rows_apart(form->x_stride),
                        bni_divide_up(tuning->write_elements, form->cols));

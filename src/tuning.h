@@ -104,6 +104,8 @@ typedef struct bni_tuning {
     size_t
         stream_rows; /* of a band that is streamed: a core's write buffers are few, and a line that
                            leaves one before it is full costs twice */
+    size_t far_rows; /* the same from far_from elements on, as memory follows one row best */
+    double far_from;
 } bni_tuning;
 
 /* As an initializer, so that it can stand in a table. */
@@ -111,7 +113,7 @@ typedef struct bni_tuning {
     {                                                                                              \
         .stream_from = 8388608.0, .fetch_from = 131072.0, .share_from = 262144.0,                  \
         .sums_ahead = 16384, .inputs_ahead = 2048, .parts_ahead = 4096, .output_ahead = 256,       \
-        .write_elements = 8192, .stream_rows = 2                                                   \
+        .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0             \
     }
 
 #endif

@@ -30,13 +30,15 @@ typedef struct field {
 
 static const field fields[] = {
     {SIZE(sums_ahead), {0, 2048, 4096, 16384, -1}},
-    {FROM(fetch_from), {65536, 131072, 262144, 1048576, 8388608, -1}},
+    {FROM(fetch_from), {65536, 131072, 262144, 1048576, 8388608, HUGE_VAL, -1}},
     {FROM(stream_from), {131072, 262144, 524288, 1048576, 2097152, 8388608, -1}},
     {SIZE(inputs_ahead), {0, 512, 1024, 2048, 4096, -1}},
     {SIZE(parts_ahead), {1024, 2048, 4096, 8192, -1}},
     {SIZE(output_ahead), {0, 128, 256, 512, -1}},
     {SIZE(write_elements), {2048, 4096, 8192, 16384, -1}},
     {SIZE(stream_rows), {1, 2, 4, 8, -1}},
+    {SIZE(far_rows), {1, 2, 4, 8, -1}},
+    {FROM(far_from), {1048576, 2097152, 4194304, 8388608, 16777216, -1}},
 };
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 
