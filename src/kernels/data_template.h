@@ -1,7 +1,7 @@
 /*
  * The arithmetic over data, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h)
  * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels. The vocabulary:
- * BNI_LANES, BNI_TILE, BNI_UNROLLS_RUNS, types vf and vd and their functions (simd_scalar.h).
+ * BNI_LANES, BNI_TILE, BNI_VARIANTS, types vf and vd and their functions (simd_base.h).
  *
  * Where outputs are written, a kernel walks a sheet tile by tile: some vectors side by side, down the
  * rows of a band, so that coefficients are loaded once a tile and stay in registers. Where sums are
@@ -55,6 +55,11 @@ BNI_INLINE size_t plane_values(const bni_sheet *sheet) {
     return sheet->form.broadcast ? 1 : BNI_PLANE_WIDTH;
 }
 
+/* No rows yet, of a plane. */
+BNI_INLINE band plane_band(const bni_sheet *sheet, size_t p) {
+    return (band){p * sheet->form.plane_stride, p * plane_values(sheet), 0, 0};
+}
+
 BNI_INLINE size_t least(size_t a, size_t b) {
     return a < b ? a : b;
 }
@@ -74,11 +79,10 @@ BNI_INLINE size_t elements_to(const float *here, size_t multiple) {
     return (multiple - (uintptr_t)here / sizeof *here % multiple) % multiple;
 }
 
-/* The columns of a row before its first whole vector; none where no output is given. */
+/* The columns of a row that is streamed before its first whole vector. */
 BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t stride,
                                size_t row) {
-    const bool any = out != NULL && has_lead(sheet, stride);
-    return any ? elements_to(out + row * stride, BNI_LANES) : 0;
+    return has_lead(sheet, stride) ? elements_to(out + row * stride, BNI_LANES) : 0;
 }
 
 /* Whether an output can be streamed: its rows have a lead, or all rows of all planes begin at
@@ -89,40 +93,6 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stri
     return sheet->hints.stream && (uintptr_t)out % sizeof *out == 0 &&
            (quarters || has_lead(sheet, stride));
 }
-
-/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, ...)
- * over the columns of a band: `most` vectors at a time, which is a constant then as is the 0, and the
- * others one by one. Whole vectors begin `lead` columns into the band. */
-#define BNI_FOR_COLUMNS(tile, most, sheet, band, lead, cols, ...)                                  \
-    do {                                                                                           \
-        size_t c_ = (lead);                                                                        \
-        for (; c_ + (most)*BNI_LANES <= (cols); c_ += (most)*BNI_LANES) {                          \
-            tile(sheet, band, c_, most, 0, __VA_ARGS__);                                           \
-        }                                                                                          \
-        bool first_ = (lead) != 0;                                                                 \
-        for (size_t one_ = first_ ? 0 : c_; first_ || one_ < (cols);) {                            \
-            const size_t left_ = first_ ? (lead) : least(BNI_LANES, (cols)-one_);                  \
-            tile(sheet, band, one_, 1, left_ == BNI_LANES ? 0 : left_, __VA_ARGS__);               \
-            one_ = first_ ? c_ : one_ + left_;                                                     \
-            first_ = false;                                                                        \
-        }                                                                                          \
-    } while (0)
-
-/* The same over all bands, of `height` rows, of all planes; a plane's tail is a band of its own, and
- * goes through the same code, which is large. out: what is streamed (lead_columns), or NULL. */
-#define BNI_FOR_TILES(tile, most, sheet, height, out, stride, ...)                                 \
-    for (size_t p_ = 0; p_ < (sheet)->form.planes; p_++) {                                         \
-        const size_t at_ = p_ * (sheet)->form.plane_stride;                                        \
-        const size_t column_ = p_ * plane_values(sheet);                                           \
-        const size_t full_ = (sheet)->form.rows, end_ = full_ + ((sheet)->form.tail != 0);         \
-        for (size_t r_ = 0, next_; r_ < end_; r_ = next_) {                                        \
-            next_ = r_ < full_ ? least(r_ + (height), full_) : end_;                               \
-            const size_t cols_ = r_ < full_ ? (sheet)->form.cols : (sheet)->form.tail;             \
-            const size_t lead_ = lead_columns(sheet, out, stride, r_);                             \
-            const band b_ = {at_, column_, r_, next_};                                             \
-            BNI_FOR_COLUMNS(tile, most, sheet, b_, lead_, cols_, __VA_ARGS__);                     \
-        }                                                                                          \
-    }
 
 BNI_INLINE vf load(const float *from, size_t part, vf rest) {
     return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
@@ -159,16 +129,44 @@ BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
     }
 }
 
-/* All tiles of a sheet that is written; the tile's last argument, whether the output is streamed, is a
- * constant. */
+/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, whether the
+ * output is streamed, ...) over the columns of a band of an output: BNI_TILE vectors at a time, with
+ * constants for the last two, and the others one by one. Whole vectors begin `lead` columns into the
+ * band. */
+#define BNI_WRITE_COLUMNS(tile, sheet, band, lead, cols, stream, ...)                              \
+    do {                                                                                           \
+        size_t c_ = (lead);                                                                        \
+        for (; c_ + BNI_TILE * BNI_LANES <= (cols); c_ += BNI_TILE * BNI_LANES) {                  \
+            if (stream) {                                                                          \
+                tile(sheet, band, c_, BNI_TILE, 0, true, __VA_ARGS__);                             \
+            } else {                                                                               \
+                tile(sheet, band, c_, BNI_TILE, 0, false, __VA_ARGS__);                            \
+            }                                                                                      \
+        }                                                                                          \
+        bool first_ = (lead) != 0;                                                                 \
+        for (size_t one_ = first_ ? 0 : c_; first_ || one_ < (cols);) {                            \
+            const size_t left_ = first_ ? (lead) : least(BNI_LANES, (cols)-one_);                  \
+            tile(sheet, band, one_, 1, left_ == BNI_LANES ? 0 : left_, stream, __VA_ARGS__);       \
+            one_ = first_ ? c_ : one_ + left_;                                                     \
+            first_ = false;                                                                        \
+        }                                                                                          \
+    } while (0)
+
+/* The same over all bands of all planes; a plane's tail is a band of its own, and goes through the
+ * same code, which is large. */
 #define BNI_WRITE_TILES(tile, sheet, out, stride, ...)                                             \
     do {                                                                                           \
-        if (can_stream(sheet, out, stride)) {                                                      \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, (sheet)->hints.band, out, stride, __VA_ARGS__,    \
-                          true);                                                                   \
-        } else {                                                                                   \
-            BNI_FOR_TILES(tile, BNI_TILE, sheet, (sheet)->hints.band, NULL, 0, __VA_ARGS__,        \
-                          false);                                                                  \
+        const bool stream_ = can_stream(sheet, out, stride);                                       \
+        for (size_t p_ = 0; p_ < (sheet)->form.planes; p_++) {                                     \
+            const size_t full_ = (sheet)->form.rows, end_ = full_ + ((sheet)->form.tail != 0);     \
+            band b_ = plane_band(sheet, p_);                                                       \
+            for (; b_.begin < end_; b_.begin = b_.end) {                                           \
+                const bool whole_ = b_.begin < full_;                                              \
+                const size_t cols_ = whole_ ? (sheet)->form.cols : (sheet)->form.tail;             \
+                const size_t lead_ = stream_ ? lead_columns(sheet, out, stride, b_.begin) : 0;     \
+                b_.end = whole_ ? least(b_.begin + (sheet)->hints.band, full_) : end_;             \
+                BNI_WRITE_COLUMNS(tile, sheet, b_, lead_, cols_, stream_, __VA_ARGS__);            \
+            }                                                                                      \
         }                                                                                          \
     } while (0)
 
@@ -182,6 +180,26 @@ BNI_INLINE void fetch_input(const float *at, size_t ahead) {
  */
 BNI_INLINE void fetch_output(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
+}
+
+/* What a row of a tile has fetched; in a streamed output the line at its part vector. */
+BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, const size_t vectors,
+                          size_t part, const bni_hints *hints, const bool stream) {
+    if (hints->x_ahead != 0) {
+        BNI_EACH_VECTOR(v) {
+            if (!stream) {
+                fetch_output(out + v * BNI_LANES, hints->x_ahead);
+                continue;
+            }
+            fetch_input(x + v * BNI_LANES, hints->x_ahead);
+            if (dy != NULL) {
+                fetch_input(dy + v * BNI_LANES, hints->dy_ahead);
+            }
+        }
+    }
+    if (stream && part != 0) {
+        fetch_output(out, hints->part_ahead);
+    }
 }
 
 /* Whether an output is streamed, but some of its planes begin within a line. They are taken
@@ -260,23 +278,23 @@ BNI_INLINE const float *dy_at(const bni_sheet *sheet, size_t offset) {
 }
 
 /* g = dy * act'(.); d is x - center, which only BNI_MASK_X looks at. */
-BNI_INLINE vf gradient_at(const bni_sheet *sheet, size_t at, size_t part, vf d, vf scale, vf shift,
+BNI_INLINE vf gradient_at(const bni_buffers *of, size_t at, size_t part, vf d, vf scale, vf shift,
                           const bni_mask mask) {
     const vf zero = vf_set1(0.0f);
-    const vf dy = load(dy_at(sheet, at), part, zero);
+    const vf dy = load((const float *)of->dy + at, part, zero);
     switch (mask) {
     case BNI_MASK_X:
         return vf_where_positive(vf_fma(d, scale, shift), dy);
     case BNI_MASK_Y:
-        return vf_where_positive(load((const float *)sheet->at.y + at, part, zero), dy);
+        return vf_where_positive(load((const float *)of->y + at, part, zero), dy);
     default:
         return dy;
     }
 }
 
 /* A row of weight 0 may have an x that is no number. */
-BNI_INLINE bool is_left_out(const bni_sheet *sheet, size_t row) {
-    return sheet->form.weight != NULL && bni_weight(&sheet->form, row) == 0.0f;
+BNI_INLINE bool is_left_out(const bni_form *form, size_t row) {
+    return bni_weight(form, row) == 0.0f;
 }
 
 /* ---- Sums ----------------------------------------------------------------------------------- */
@@ -337,7 +355,7 @@ BNI_INLINE void add_lines(line_sums *to, const line_sums *from, const size_t vec
 BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, const size_t vectors,
                          size_t part, const line_coef *coef, const terms of, line_sums *to) {
     const vf zero = vf_set1(0.0f);
-    const bool left_out = of.weighted && is_left_out(sheet, at.row);
+    const bool left_out = of.weighted && is_left_out(&sheet->form, at.row);
     const bool weighs = of.moments && of.weighted;
     const vf weight = weighs ? vf_set1(bni_weight(&sheet->form, at.row)) : zero;
     if (of.moments && left_out) {
@@ -347,10 +365,10 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
         const size_t x = at.x + v * BNI_LANES, y = at.y + v * BNI_LANES;
         const vf center = coef->center[v];
         vf d = vf_sub(load(x_at(sheet, x), part, center), center);
-        const vf value =
-            !of.moments ? gradient_at(sheet, y, part, d, coef->scale[v], coef->shift[v], of.mask)
-            : weighs    ? vf_mul(weight, d)
-                        : d;
+        const vf value = !of.moments ? gradient_at(&sheet->at, y, part, d, coef->scale[v],
+                                                   coef->shift[v], of.mask)
+                         : weighs    ? vf_mul(weight, d)
+                                     : d;
         if (left_out) { /* where its gradient is 0 it adds nothing */
             d = vf_where_zero(value, zero, d);
         }
@@ -383,7 +401,7 @@ BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const s
     if (!of.moments) {
         fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead);
     }
-    if (BNI_UNROLLS_RUNS && whole && !of.weighted && count == BNI_RUN) {
+    if (BNI_VARIANTS && whole && !of.weighted && count == BNI_RUN) {
         quad_sums(sheet, at, BNI_QUAD, true, vectors, part, coef, of, run);
         quad_sums(sheet, lines_below(at, BNI_QUAD), BNI_QUAD, true, vectors, part, coef, of,
                   &other);
@@ -419,6 +437,19 @@ BNI_INLINE void sums_tile(const bni_sheet *sheet, band rows, size_t c, const siz
     }
 }
 
+/* The columns of a run. */
+BNI_INLINE void sums_columns(const bni_sheet *sheet, band rows, size_t cols, const bni_coef *coef,
+                             double *s1, double *s2, const terms of) {
+    const size_t tile = BNI_SUMS_TILE * BNI_LANES;
+    size_t c = 0;
+    for (; c + tile <= cols; c += tile) {
+        sums_tile(sheet, rows, c, BNI_SUMS_TILE, 0, coef, s1, s2, of);
+    }
+    for (; c < cols; c += BNI_LANES) {
+        sums_tile(sheet, rows, c, 1, cols - c < BNI_LANES ? cols - c : 0, coef, s1, s2, of);
+    }
+}
+
 /* Adds up a line's columns as fold does. */
 BNI_INLINE double add_columns(double s[BNI_PAD]) {
     for (size_t l = 0; l < 8; l++) {
@@ -448,7 +479,7 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
                                const terms of) {
     const size_t full = sheet->form.cols / BNI_PAD, left = sheet->form.cols % BNI_PAD;
     for (size_t p = 0; p < sheet->form.planes; p++) {
-        const band rows = {p * sheet->form.plane_stride, p, 0, 1};
+        const band rows = plane_band(sheet, p);
         const line_coef line = load_line(sheet, rows, 0, LINE, 0, coef, of);
         double one[BNI_PAD] = {0}, two[BNI_PAD] = {0};
         for (size_t i = 0; i <= full; i += BNI_RUN) {
@@ -469,7 +500,21 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
     }
 }
 
-/* By a copy of the sheet, of which the compiler knows that no sum is stored into it. */
+/* Run by run; the tail of a plane is a row behind them. */
+BNI_INLINE void sums_of_rows(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
+                             const terms of) {
+    const size_t full = sheet->form.rows, end = full + (sheet->form.tail != 0);
+    for (size_t p = 0; p < sheet->form.planes; p++) {
+        band rows = plane_band(sheet, p);
+        for (; rows.begin < end; rows.begin = rows.end) {
+            const bool whole = rows.begin < full;
+            rows.end = whole ? least(rows.begin + BNI_RUN, full) : end;
+            sums_columns(sheet, rows, whole ? sheet->form.cols : sheet->form.tail, coef, s1, s2,
+                         of);
+        }
+    }
+}
+
 BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
                         const terms of) {
     const bni_sheet own = *sheet;
@@ -477,23 +522,25 @@ BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1
     if (sheet->form.broadcast) {
         sums_of_planes(&own, &values, s1, s2, of);
     } else {
-        BNI_FOR_TILES(sums_tile, BNI_SUMS_TILE, &own, BNI_RUN, NULL, 0, &values, s1, s2, of);
+        sums_of_rows(&own, &values, s1, s2, of);
     }
 }
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
     const bni_coef coef = {.center = pivot};
-    if (sheet->form.weight == NULL) {
+    const bool weighted = sheet->form.weight != NULL;
+    if (BNI_VARIANTS && !weighted) {
         sums_of(sheet, &coef, s1, s2, (terms){.moments = true});
     } else {
-        sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .weighted = true});
+        sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .weighted = weighted});
     }
 }
 
 static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
                       double *s2) {
-    if (sheet->form.weight != NULL) {
-        sums_of(sheet, coef, s1, s2, (terms){.weighted = true, .mask = mask});
+    const bool weighted = sheet->form.weight != NULL;
+    if (!BNI_VARIANTS || weighted) {
+        sums_of(sheet, coef, s1, s2, (terms){.weighted = weighted, .mask = mask});
         return;
     }
     switch (mask) {
@@ -512,8 +559,8 @@ static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mas
 /* ---- Normalize ------------------------------------------------------------------------------ */
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                               size_t part, const bni_coef *coef, const bool residual,
-                               const bool relu, const bool stream) {
+                               size_t part, const bool stream, const bni_coef *coef,
+                               const bool residual, const bool relu) {
     const vf zero = vf_set1(0.0f);
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
     BNI_EACH_VECTOR(v) {
@@ -523,23 +570,13 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
         shift[v] = load_coef(sheet, rows, coef->shift, column, part);
     }
     const bni_form *form = &sheet->form;
-    const bni_hints *hints = &sheet->hints;
     const size_t first = rows.at + rows.begin * form->y_stride + c;
     const float *x = x_at(sheet, rows.at + rows.begin * form->x_stride + c);
     float *y = (float *)sheet->at.out + first;
     const float *add = residual ? (const float *)sheet->at.residual + first : NULL;
     for (size_t r = rows.begin; r < rows.end; r++) {
+        fetch_row(x, NULL, y, vectors, part, &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
-            if (hints->x_ahead != 0) {
-                if (stream) {
-                    fetch_input(x + v * BNI_LANES, hints->x_ahead);
-                } else {
-                    fetch_output(y + v * BNI_LANES, hints->x_ahead);
-                }
-            }
-            if (stream && part != 0) {
-                fetch_output(y, hints->part_ahead);
-            }
             const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
             vf z = vf_fma(d, scale[v], shift[v]);
             if (residual) {
@@ -555,13 +592,16 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
-    float *out = sheet->at.out;
-    BNI_WRITE_TILES(normalize_tile, sheet, out, sheet->form.y_stride, coef, residual, relu);
+    const bni_sheet own = *sheet;
+    const bni_coef values = *coef;
+    BNI_WRITE_TILES(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual, relu);
 }
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
     if (planes_askew(sheet, sheet->at.out)) {
         BNI_FOR_PARTS(normalize, sheet, sheet->at.out, coef, relu);
+    } else if (!BNI_VARIANTS) {
+        normalize_sheet(sheet, coef, sheet->at.residual != NULL, relu);
     } else if (sheet->at.residual == NULL) {
         if (relu) {
             normalize_sheet(sheet, coef, false, true);
@@ -581,8 +621,8 @@ static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
 
 /* Of constant statistics x is not looked at, but for the mask. */
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                                size_t part, const bni_coef *coef, const bni_mask mask,
-                                const bool stream) {
+                                size_t part, const bool stream, const bni_coef *coef,
+                                const bni_mask mask) {
     const vf zero = vf_set1(0.0f);
     const bool constant = coef->slope == NULL;
     vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
@@ -595,47 +635,47 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         offset[v] = constant ? zero : load_coef(sheet, rows, coef->offset, column, part);
     }
     const bni_form *form = &sheet->form;
-    const bni_hints *hints = &sheet->hints;
+    const bni_buffers *at = &sheet->at;
+    const bool looks_at_x = !constant || mask == BNI_MASK_X;
     for (size_t r = rows.begin; r < rows.end; r++) {
-        const float *x = x_at(sheet, rows.at + r * form->x_stride + c);
-        float *dx = (float *)sheet->at.dx + rows.at + r * form->x_stride + c;
-        const vf weight = vf_set1(form->weight == NULL ? 1.0f : bni_weight(form, r));
-        const bool direct = constant || is_left_out(sheet, r);
+        const size_t in = rows.at + r * form->x_stride + c, out = rows.at + r * form->y_stride + c;
+        const float *x = (const float *)at->x + in;
+        float *dx = (float *)at->dx + in;
+        vf d[BNI_TILE], g[BNI_TILE];
+        fetch_row(x, (const float *)at->dy + out, dx, vectors, part, &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
-            const size_t at = rows.at + r * form->y_stride + c + v * BNI_LANES;
-            if (hints->x_ahead != 0) {
-                if (stream) {
-                    fetch_input(x + v * BNI_LANES, hints->x_ahead);
-                    fetch_input(dy_at(sheet, at), hints->dy_ahead);
-                } else {
-                    fetch_output(dx + v * BNI_LANES, hints->x_ahead);
-                }
-            }
-            if (stream && part != 0) {
-                fetch_output(dx, hints->part_ahead);
-            }
-            const vf d = constant && mask != BNI_MASK_X
-                             ? zero
-                             : vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]);
-            const vf g = gradient_at(sheet, at, part, d, scale[v], shift[v], mask);
-            const vf through = direct ? g : vf_fma(weight, vf_fma(d, slope[v], offset[v]), g);
-            if (sheet->at.dresidual != NULL) {
-                store((float *)sheet->at.dresidual + at, part, g, false);
-            }
-            store(dx + v * BNI_LANES, part, vf_mul(scale[v], through), stream);
+            d[v] = looks_at_x ? vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]) : zero;
+            g[v] = gradient_at(at, out + v * BNI_LANES, part, d[v], scale[v], shift[v], mask);
         }
+        if (at->dresidual != NULL) {
+            BNI_EACH_VECTOR(v) {
+                store((float *)at->dresidual + out + v * BNI_LANES, part, g[v], false);
+            }
+        }
+        if (!constant && !(form->weight != NULL && is_left_out(form, r))) {
+            const vf weight = vf_set1(form->weight == NULL ? 1.0f : bni_weight(form, r));
+            BNI_EACH_VECTOR(v) {
+                g[v] = vf_fma(weight, vf_fma(d[v], slope[v], offset[v]), g[v]);
+            }
+        }
+        BNI_EACH_VECTOR(v) store(dx + v * BNI_LANES, part, vf_mul(scale[v], g[v]), stream);
     }
 }
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
                                  const bni_mask mask) {
-    float *dx = sheet->at.dx;
-    BNI_WRITE_TILES(grad_input_tile, sheet, dx, sheet->form.x_stride, coef, mask);
+    const bni_sheet own = *sheet;
+    const bni_coef values = *coef;
+    BNI_WRITE_TILES(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, mask);
 }
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
     if (planes_askew(sheet, sheet->at.dx)) {
         BNI_FOR_PARTS(grad_input, sheet, sheet->at.dx, coef, mask);
+        return;
+    }
+    if (!BNI_VARIANTS) {
+        grad_input_sheet(sheet, coef, mask);
         return;
     }
     switch (mask) {

@@ -25,8 +25,8 @@ typedef struct bni_feature_kernels {
      * to d for all o < outer, i < inner. */
     void (*fold)(double *s, size_t outer, size_t features, size_t inner);
 
-    /* Merges a block of data, given by its sums about a pivot, into `into`. A sum of squares that
-     * is NaN or Inf makes m2 such. */
+    /* Merges a block of data, given by its sums about a pivot, into `into`, which is 0 throughout
+     * where it is empty. A sum of squares that is NaN or Inf makes m2 such. */
     void (*merge_block)(bni_sums *into, size_t features, double count, const float *pivot,
                         const double *s1, const double *s2);
 

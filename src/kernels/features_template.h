@@ -1,11 +1,22 @@
 /*
  * The arithmetic over features: plain loops, which the compiler vectorizes for each instruction set.
+ * None has a condition in it, which would be in the way of that, or be a loop for each case: what is
+ * not given stands for something that is there, and is chosen by its bits.
  */
 #include "kernels/features.h"
 
 #include "kernels/bits.h"
 
 #include <math.h>
+
+/* value where `chosen`, else other. */
+static inline double choose(bool chosen, double value, double other) {
+    const uint64_t bits = 0u - (uint64_t)chosen;
+    const uint64_t both = (bni_double_bits(value) & bits) | (bni_double_bits(other) & ~bits);
+    double result;
+    memcpy(&result, &both, sizeof result);
+    return result;
+}
 
 /* Eight sums side by side are a vector's worth of work and stay in one order on every machine. */
 static void fold(double *s, size_t outer, size_t features, size_t inner) {
@@ -68,20 +79,13 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
     const double total = into->count + count;
     const double share = count / total;
     const double between = into->count * share;
-    const bool first = into->count == 0.0;
     for (size_t d = 0; d < features; d++) {
         const double shift = s1[d] * part;
         const double own = s2[d] - s1[d] * shift;
         const double positive = isless(own, 0.0) ? 0.0 : own; /* NaN stays */
-        const double center = (double)pivot[d];
-        if (first) {
-            mean[d] = center + shift;
-            m2[d] = positive;
-        } else {
-            const double delta = (center - mean[d]) + shift;
-            mean[d] += delta * share;
-            m2[d] += positive + delta * delta * between;
-        }
+        const double delta = ((double)pivot[d] - mean[d]) + shift;
+        mean[d] += delta * share;
+        m2[d] += positive + delta * delta * between;
     }
     into->count = total;
 }
@@ -129,19 +133,25 @@ static void finish_running(const float *restrict mean, const float *restrict var
     }
 }
 
-static void running_scale(const float *restrict var, const float *restrict gamma, size_t features,
+static void running_scale(const float *restrict var, const float *gamma, size_t features,
                           double eps, float *restrict scale) {
+    const bool scales = gamma != NULL;
+    const float *restrict factor = scales ? gamma : var;
     for (size_t d = 0; d < features; d++) {
         float nearest, rest;
         split(1.0 / sqrt((double)var[d] + eps), &nearest, &rest);
         const double invstd = (double)nearest + (double)rest;
-        scale[d] = (float)(gamma == NULL ? invstd : (double)gamma[d] * invstd);
+        scale[d] = (float)(invstd * choose(scales, (double)factor[d], 1.0));
     }
 }
 
-/* keep * old + (1 - keep) * value; an old value without weight may be anything. */
+/* keep * old + (1 - keep) * value; an old value without weight may be anything, and is not even
+ * converted. */
 static inline float mix(double keep, float old, double value) {
-    return (float)((keep == 0.0 ? 0.0 : keep * (double)old) + (1.0 - keep) * value);
+    const uint32_t bits = bni_float_bits(old) & (0u - (uint32_t)(keep != 0.0));
+    float kept;
+    memcpy(&kept, &bits, sizeof kept);
+    return (float)(keep * (double)kept + (1.0 - keep) * value);
 }
 
 static bool running(const bni_sums *sums, size_t features, bool biased, double keep,
@@ -163,14 +173,17 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
                    float *restrict scale, float *restrict shift) {
     const float *restrict mean_rest = cache->mean_rest;
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
+    const bool scales = gamma != NULL, shifts = beta != NULL;
+    const float *restrict factor = scales ? gamma : mean_rest;
+    const float *restrict start = shifts ? beta : mean_rest;
     for (size_t d = 0; d < features; d++) {
         const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
-        const double slope = gamma == NULL ? invstd : (double)gamma[d] * invstd;
-        const double start = beta == NULL ? 0.0 : (double)beta[d];
+        const double slope = invstd * choose(scales, (double)factor[d], 1.0);
         scale[d] = (float)slope;
         /* No rest, as in running values: beta to its bit, whatever the slope. */
         const double rest = (double)mean_rest[d];
-        shift[d] = (float)(start - rest * (rest == 0.0 ? 0.0 : slope));
+        shift[d] =
+            (float)(choose(shifts, (double)start[d], 0.0) - rest * choose(rest == 0.0, 0.0, slope));
     }
 }
 
@@ -186,8 +199,9 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
         const double rest = (double)mean_rest[d];
         const double gradient = (s2[d] - rest * s1[d]) * invstd;
         const double per_value = gradient * invstd * -share;
-        dgamma[d] = (float)(scale ? gradient : 0.0); /* what is not learned may be beyond float */
-        dbeta[d] = (float)(shift ? s1[d] : 0.0);
+        dgamma[d] =
+            (float)choose(scale, gradient, 0.0); /* what is not learned may be beyond float */
+        dbeta[d] = (float)choose(shift, s1[d], 0.0);
         slope[d] = (float)per_value;
         offset[d] = (float)(s1[d] * -share - rest * per_value);
         bad |= not_finite(dgamma[d]) | not_finite(dbeta[d]);

@@ -1,6 +1,6 @@
 /* Kernels for AVX2 and FMA. */
 #include "kernels/simd_avx2.h"
 
-#define BNI_TABLE bni_kernels_avx2
-#define BNI_NAME  "avx2"
 #include "kernels/template.h"
+
+const bn_kernels bni_kernels_avx2 = BNI_KERNELS("avx2");

@@ -1,4 +1,4 @@
-/* The vector vocabulary of data_template.h (see simd_scalar.h) for AVX2 and FMA. */
+/* The vector vocabulary of data_template.h (see simd_base.h) for AVX2 and FMA. */
 #include "kernels/bits.h"
 
 #include <immintrin.h>
@@ -6,10 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#define BNI_LANES        8
-#define BNI_TILE         2
-#define BNI_SUMS_TILE    2
-#define BNI_UNROLLS_RUNS 1
+#define BNI_LANES     8
+#define BNI_TILE      2
+#define BNI_SUMS_TILE 2
+#define BNI_VARIANTS  1
 
 typedef __m256 vf;
 

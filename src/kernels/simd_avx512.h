@@ -1,12 +1,12 @@
-/* The vector vocabulary of data_template.h (see simd_scalar.h) for AVX-512F and VL. */
+/* The vector vocabulary of data_template.h (see simd_base.h) for AVX-512F and VL. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define BNI_LANES        16
-#define BNI_TILE         4
-#define BNI_SUMS_TILE    2
-#define BNI_UNROLLS_RUNS 1
+#define BNI_LANES     16
+#define BNI_TILE      4
+#define BNI_SUMS_TILE 2
+#define BNI_VARIANTS  1
 
 typedef __m512 vf;
 

@@ -1,13 +1,13 @@
-/* The vector vocabulary of data_template.h (see simd_scalar.h) for AArch64, which always has NEON with
+/* The vector vocabulary of data_template.h (see simd_base.h) for AArch64, which always has NEON with
  * fused multiply-add and double precision. */
 #include <arm_neon.h>
 #include <stddef.h>
 #include <string.h>
 
-#define BNI_LANES        4
-#define BNI_TILE         4
-#define BNI_SUMS_TILE    4
-#define BNI_UNROLLS_RUNS 1
+#define BNI_LANES     4
+#define BNI_TILE      4
+#define BNI_SUMS_TILE 4
+#define BNI_VARIANTS  1
 
 typedef float32x4_t vf;
 

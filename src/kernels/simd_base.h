@@ -1,0 +1,148 @@
+/*
+ * The vector vocabulary of data_template.h in the vector extensions that GCC and Clang share: four
+ * lanes, in whatever instructions the target has, if need be lane by lane.
+ *
+ * BNI_LANES         floats in a vector
+ * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
+ * BNI_SUMS_TILE     the same where sums are formed: a cache line or more
+ * BNI_VARIANTS      1: a kernel has code of its own for each case; 0: all go through the same
+ * vf, vd            BNI_LANES floats; as many doubles
+ */
+#include "kernels/bits.h"
+
+#include <stddef.h>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#define BNI_LANES     4
+#define BNI_TILE      2
+#define BNI_SUMS_TILE 4
+#define BNI_VARIANTS  0
+
+typedef float vf __attribute__((vector_size(16)));
+typedef uint32_t vf_bits __attribute__((vector_size(16)));
+
+/* Twice as long as any vector that SSE2 or NEON has: not as an argument, whose place would depend on
+ * what the target has. */
+typedef double doubles __attribute__((vector_size(32)));
+
+typedef struct vd {
+    double lane[BNI_LANES];
+} vd;
+
+static inline vf vf_load(const float *from) {
+    vf v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline void vf_store(float *to, vf v) {
+    memcpy(to, &v, sizeof v);
+}
+
+/* The first `count` lanes from memory, the others from `rest`. */
+static __attribute__((noinline)) vf vf_load_part(const float *from, size_t count, vf rest) {
+    float lane[BNI_LANES];
+    vf_store(lane, rest);
+    for (size_t l = 0; l < count; l++) {
+        lane[l] = bni_load_float(from + l);
+    }
+    return vf_load(lane);
+}
+
+static __attribute__((noinline)) void vf_store_part(float *to, size_t count, vf v) {
+    float lane[BNI_LANES];
+    vf_store(lane, v);
+    for (size_t l = 0; l < count; l++) {
+        bni_store_float(to + l, lane[l]);
+    }
+}
+
+static inline vf vf_set1(float value) {
+    return (vf){value, value, value, value};
+}
+
+/* The first `count` lanes; 0 in the others. */
+static inline vf vf_part(vf a, size_t count) {
+    float lane[BNI_LANES];
+    vf_store(lane, a);
+    return vf_load_part(lane, count, vf_set1(0.0f));
+}
+
+/* Past the caches, where there are instructions for it; to is at a multiple of 16 bytes then. */
+static inline void vf_stream(float *to, vf v) {
+#if defined(__SSE2__)
+    _mm_stream_ps(to, v);
+#else
+    vf_store(to, v);
+#endif
+}
+
+static inline vf vf_add(vf a, vf b) {
+    return a + b;
+}
+
+static inline vf vf_sub(vf a, vf b) {
+    return a - b;
+}
+
+static inline vf vf_mul(vf a, vf b) {
+    return a * b;
+}
+
+/* max(a, 0); NaN stays NaN. By the bits, as in bits.h: no NaN raises FE_INVALID in this one or the
+ * next two. */
+static inline vf vf_relu(vf a) {
+    const vf_bits bits = (vf_bits)a;
+    return (vf)(bits & ~(vf_bits)(bits - 0x80000001u < BNI_INF_BITS));
+}
+
+/* a where z > 0, else 0. */
+static inline vf vf_where_positive(vf z, vf a) {
+    return (vf)((vf_bits)a & (vf_bits)((vf_bits)z - 1u < BNI_INF_BITS));
+}
+
+/* a where z is 0, else b. */
+static inline vf vf_where_zero(vf z, vf a, vf b) {
+    const vf_bits zero = (vf_bits)((vf_bits)z << 1 == 0u);
+    return (vf)(((vf_bits)a & zero) | ((vf_bits)b & ~zero));
+}
+
+static inline vd vd_load(const double *from) {
+    vd v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline void vd_store(double *to, vd v) {
+    memcpy(to, &v, sizeof v);
+}
+
+/* The doubles of floats. */
+static inline vd vd_from(vf a) {
+    const doubles lanes = __builtin_convertvector(a, doubles);
+    vd v;
+    memcpy(&v, &lanes, sizeof v);
+    return v;
+}
+
+static inline vd vd_add(vd a, vd b) {
+    doubles x, y;
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    x += y;
+    memcpy(&a, &x, sizeof a);
+    return a;
+}
+
+/* a * b + c. The product of two floats is exact in double, so one rounding of the sum and one to
+ * float remain: what fma() gives but in rare cases of double rounding, at a fraction of its cost
+ * where it is a function call. (Not lane by lane: GCC 12 takes (double)(float)x for x where it makes
+ * a vector of such.) */
+static inline vf vf_fma(vf a, vf b, vf c) {
+    const doubles sum = __builtin_convertvector(a, doubles) * __builtin_convertvector(b, doubles) +
+                        __builtin_convertvector(c, doubles);
+    return __builtin_convertvector(sum, vf);
+}
