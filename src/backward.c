@@ -87,7 +87,7 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
     const bn_kernels *kernels = work->layer->internal.kernels;
     const size_t features = bni_group_size(cut, task.group);
     const size_t width = features * cut->inner * cut->outer;
-    bni_walk walk = bni_walk_begin(cut, kernels, &work->data, BNI_READS, task);
+    bni_walk walk = bni_walk_begin(cut, &work->data, BNI_READS, task);
     bni_sheet sheet;
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
@@ -116,7 +116,7 @@ static bool gradients_held(const double *s1, const double *s2, size_t features) 
 /* Each feature that float runs did not hold, alone: none depends on others. */
 static void gradients_exactly(const backward_work *work, bni_task task, const bni_coef *coef,
                               double *s1, double *s2) {
-    bni_feature of = {work->layer->internal.kernels, work->cut, &work->data, task, 0};
+    bni_feature of = {work->cut, &work->data, task, 0};
     for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
         if (!products_held(s1[of.place], s2[of.place])) {
             bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
@@ -168,7 +168,7 @@ static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task 
     const bn_kernels *kernels = work->layer->internal.kernels;
     float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, cut, task.group, false, columns);
-    bni_walk walk = bni_walk_begin(cut, kernels, &work->data, pass, task);
+    bni_walk walk = bni_walk_begin(cut, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->data.grad_input(&sheet, &coef, work->mask);

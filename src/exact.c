@@ -30,14 +30,6 @@ static element first_of_row(const bni_sheet *sheet, size_t row, size_t at) {
                      form->weight == NULL ? 1.0 : (double)bni_weight(form, row)};
 }
 
-static void visit_plane(const bni_sheet *sheet, size_t plane, visit add, void *sums) {
-    const bni_form *form = &sheet->form;
-    for (size_t r = 0; r < form->rows + (form->tail != 0); r++) {
-        visit_columns(first_of_row(sheet, r, plane * form->plane_stride),
-                      r < form->rows ? form->cols : form->tail, add, sums);
-    }
-}
-
 /* The last row of a fold may be short. */
 static void visit_rows(const bni_feature *of, const bni_sheet *sheet, visit add, void *sums) {
     const size_t inner = of->cut->inner;
@@ -50,11 +42,12 @@ static void visit_rows(const bni_feature *of, const bni_sheet *sheet, visit add,
 }
 
 static void visit_all(const bni_feature *of, visit add, void *sums) {
-    bni_walk walk = bni_walk_begin(of->cut, of->kernels, of->data, BNI_READS, of->task);
+    bni_walk walk = bni_walk_begin(of->cut, of->data, BNI_READS, of->task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         if (sheet.form.plane_stride != 0) {
-            visit_plane(&sheet, of->place, add, sums);
+            visit_columns(first_of_row(&sheet, 0, of->place * sheet.form.plane_stride),
+                          sheet.form.cols, add, sums);
         } else {
             visit_rows(of, &sheet, add, sums);
         }
@@ -127,7 +120,7 @@ static void add_gradient(void *sums, element of) {
 void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_mask mask,
                          double *s1, double *s2) {
     const bni_cut *cut = feature->cut;
-    const size_t column = cut->layout == BNI_FEW ? feature->place : feature->place * cut->inner;
+    const size_t column = feature->place * cut->inner;
     exact_gradients g = {.center = coef->center[column], .mask = mask};
     if (mask == BNI_MASK_X) {
         g.scale = coef->scale[column];

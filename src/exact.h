@@ -13,7 +13,6 @@
 
 /* The elements of one feature of a task: its place in the task's group. */
 typedef struct bni_feature {
-    const bn_kernels *kernels;
     const bni_cut *cut;
     const bni_buffers *data;
     bni_task task;

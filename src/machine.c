@@ -33,7 +33,8 @@ const bni_machine bni_machines[] = {
       .write_elements = 4096,
       .stream_rows = 8,
       .far_rows = 1,
-      .far_from = 8388608.0}},
+      .far_from = 8388608.0,
+      .planes_from = 64}},
 };
 const size_t bni_machine_count = sizeof bni_machines / sizeof bni_machines[0];
 

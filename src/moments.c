@@ -46,25 +46,24 @@ typedef struct block {
     bni_walk walk;
     bni_sheet sheet;
     bool more;           /* there is a sheet */
-    size_t rows, before; /* of the sheets of this block before; of all blocks before */
+    size_t rows, before; /* of the sheets of this block before; of all blocks before (bni_depth) */
 } block;
 
 static void next_sheet(block *b) {
-    b->rows += b->sheet.form.rows;
+    b->rows += bni_depth(&b->sheet.form);
     b->more = bni_walk_next(&b->walk, &b->sheet);
 }
 
 /* Goes to the next sheet. Returns whether it is of the same block. */
 static bool next_in_block(block *b) {
     next_sheet(b);
-    return b->more && b->rows + b->sheet.form.rows <= bni_smaller(b->before, BLOCK_ROWS);
+    return b->more && b->rows + bni_depth(&b->sheet.form) <= bni_smaller(b->before, BLOCK_ROWS);
 }
 
 /* The sum of the weights in a sheet, for each of so many features. */
 static double sheet_weight(const bni_cut *cut, const bni_sheet *sheet, size_t features) {
     const bni_form *form = &sheet->form;
-    const size_t own =
-        cut->layout == BNI_PLANES || cut->layout == BNI_FEW ? form->cols : form->cols / features;
+    const size_t own = cut->layout == BNI_PLANES ? form->cols : form->cols / features;
     double weights = (double)form->rows;
     if (form->weight != NULL) {
         weights = 0.0;
@@ -72,12 +71,7 @@ static double sheet_weight(const bni_cut *cut, const bni_sheet *sheet, size_t fe
             weights += (double)bni_weight(form, r);
         }
     }
-    weights *= (double)own;
-    if (form->tail != 0) {
-        weights += (double)form->tail *
-                   (form->weight == NULL ? 1.0 : (double)bni_weight(form, form->rows));
-    }
-    return weights;
+    return weights * (double)own;
 }
 
 /* The sums of a block, or of its beginning, with room to form them in. */
@@ -122,11 +116,10 @@ static void move_pivot(block_sums *sums) {
 /* The first half of a sheet, at least a row. */
 static bni_sheet first_half(const bni_sheet *sheet) {
     bni_sheet half = *sheet;
-    if (half.form.broadcast) {
+    if (half.form.plane_stride != 0) {
         half.form.cols = bni_divide_up(half.form.cols, 2);
     } else {
         half.form.rows = bni_divide_up(half.form.rows, 2);
-        half.form.tail = 0;
     }
     return half;
 }
@@ -182,7 +175,7 @@ static void set_pivot(block_sums *sums, const block *b, const bni_sums *before) 
 static bni_sums sum_blocks(block_sums *sums, const bni_buffers *data, bni_task task,
                            const bni_part *part) {
     bni_sums all = {0.0, part->one, part->two};
-    block b = {.walk = bni_walk_begin(sums->cut, sums->kernels, data, BNI_READS, task)};
+    block b = {.walk = bni_walk_begin(sums->cut, data, BNI_READS, task)};
     memset(all.mean, 0, sums->features * sizeof *all.mean);
     memset(all.m2, 0, sums->features * sizeof *all.m2);
     for (next_sheet(&b); b.more; b.before += b.rows) {
@@ -234,7 +227,7 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
     const bni_sums all = sum_blocks(&sums, &data, task, part);
     if (!moments_held(&all, sums.features, eps)) {
         bni_trial_undo(trial);
-        moments_exactly(&all, (bni_feature){kernels, cut, &data, task, 0}, eps);
+        moments_exactly(&all, (bni_feature){cut, &data, task, 0}, eps);
     }
     part->count = all.count;
 }

@@ -30,7 +30,7 @@ void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buf
     const bni_coef coef = {.center = bni_expand(cut, features, of.center, center),
                            .scale = bni_expand(cut, features, of.scale, scale),
                            .shift = bni_expand(cut, features, of.shift, shift)};
-    bni_walk walk = bni_walk_begin(cut, kernels, data, pass, task);
+    bni_walk walk = bni_walk_begin(cut, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         kernels->data.normalize(&sheet, &coef, relu);

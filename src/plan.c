@@ -18,11 +18,11 @@ static size_t samples_to_fold(const bni_shape *shape) {
     const bool wide = folds_wide(shape);
     const bool dense = shape->x_stride == features && shape->y_stride == features;
     if (!dense || shape->weight != NULL || features > BNI_PANEL ||
-        (!wide && (features >= BNI_FOLD_BELOW || features % BNI_PLANE_WIDTH == 0))) {
+        (!wide && (features >= BNI_FOLD_BELOW || features % BNI_FOLD_WIDTH == 0))) {
         return 1;
     }
     const size_t most = BNI_PANEL / features;
-    for (size_t multiple = BNI_PLANE_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
+    for (size_t multiple = BNI_FOLD_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
         size_t samples = 1;
         while (samples * features % multiple != 0) {
             samples++;
@@ -49,24 +49,22 @@ static void set_groups(bni_cut *cut, size_t features) {
     cut->groups = bni_divide_up(cut->shape->features, features);
 }
 
-/* Features of a group of large planes. */
+/* Features of a group of planes: so many that a sample's are a run in memory, or as many as fill a
+ * sheet; but not more than L2 holds for the second pass. */
 static size_t planes_together(const bni_shape *shape) {
-    const size_t wanted = bni_divide_up(BNI_PLANE_RUN, shape->spatial);
+    const size_t run = bni_divide_up(BNI_PLANE_RUN, shape->spatial);
+    const size_t sheet = BNI_SHEET_ELEMENTS / shape->spatial / shape->n;
     const size_t fitting = BNI_PLANE_GROUP / shape->spatial / shape->n;
+    const size_t wanted = bni_smaller(run > sheet ? run : sheet, BNI_NARROW);
     return fitting == 0 ? 1 : bni_smaller(wanted, fitting);
 }
 
-static bool is_few(const bni_shape *shape) {
-    return shape->n <= BNI_FEW_SAMPLES && shape->spatial <= BNI_FEW_MOST &&
-           shape->spatial >= BNI_FEW_FIRST + BNI_FEW_MORE * (shape->n - 1) &&
-           shape->elements <= BNI_FEW_ELEMENTS;
-}
-
-/* Features of a group of few samples: as many as have columns, but so that the group's data is in L2
- * for the second pass. */
-static size_t few_together(const bni_shape *shape) {
-    const size_t fitting = BNI_SHEET_ELEMENTS / (shape->spatial * shape->n);
-    return fitting == 0 ? 1 : bni_smaller(fitting, BNI_NARROW);
+/* Whether expanding values a feature into values a column costs more than going through planes one by
+ * one. */
+static bool is_planes(const bni_shape *shape) {
+    return shape->spatial >= BNI_PLANE_MIN ||
+           (shape->n <= BNI_FEW_SAMPLES &&
+            shape->spatial >= BNI_FEW_FIRST + BNI_FEW_MORE * (shape->n - 1));
 }
 
 /* ---- Chunks --------------------------------------------------------------------------------- */
@@ -83,7 +81,7 @@ static void set_chunks(bni_cut *cut) {
     const bool whole = cut->groups >= BNI_WHOLE_GROUPS || tasks <= cut->groups;
     const size_t chunks = whole ? 1 : bni_divide_up(tasks, cut->groups);
     size_t units = bni_divide_up(cut->units, chunks);
-    if (cut->layout != BNI_PLANES && cut->layout != BNI_FEW) {
+    if (cut->layout != BNI_PLANES) {
         units = bni_divide_up(units, BNI_CHUNK_STEP) * BNI_CHUNK_STEP;
     }
     cut->chunk_units = units;
@@ -93,7 +91,6 @@ static void set_chunks(bni_cut *cut) {
 bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
     bni_cut cut = {.shape = shape,
                    .tuning = tuning,
-                   .streams = shape->elements >= tuning->stream_from,
                    .layout = BNI_ROWS,
                    .outer = 1,
                    .inner = 1,
@@ -105,46 +102,37 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
             cut.layout = BNI_FOLDED;
             cut.units = bni_divide_up(shape->n, cut.outer);
         }
-    } else if (is_few(shape)) {
-        cut.layout = BNI_FEW;
-        features = few_together(shape);
-    } else if (shape->spatial < BNI_PLANE_MIN) {
+    } else if (is_planes(shape)) {
+        cut.layout = BNI_PLANES;
+        features = planes_together(shape);
+    } else {
         cut.inner = shape->spatial;
         features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
-    } else {
-        cut.layout = BNI_PLANES;
-        cut.inner = BNI_PLANE_WIDTH;
-        features = planes_together(shape);
     }
+    cut.streams = shape->elements >= tuning->stream_from;
     set_groups(&cut, bni_smaller(shape->features, features));
     cut.panel_cols = cut.group_features * cut.inner;
     set_chunks(&cut);
     return cut;
 }
 
-/* As many planes a task as have columns, unless that leaves too few tasks to share. */
-static size_t planes_of_task(const bni_cut *cut) {
-    return bni_smaller(bni_divide_up(cut->shape->features * cut->units, BNI_TASKS),
-                       BNI_PANEL / BNI_PLANE_WIDTH);
-}
-
 bni_cut bni_cut_writes(const bni_cut *sums, size_t most_features) {
     bni_cut wide = *sums;
-    wide.linear = wide.layout != BNI_ROWS || wide.shape->spatial == 1;
-    if (wide.layout == BNI_ROWS && wide.shape->spatial == 1) {
-        set_groups(&wide, bni_smaller(wide.shape->features, most_features));
+    const bni_shape *shape = wide.shape;
+    if (wide.layout == BNI_PLANES || shape->spatial >= wide.tuning->planes_from) {
+        const size_t each = bni_divide_up(shape->features * shape->n, BNI_TASKS);
+        wide.layout = BNI_PLANES;
+        wide.inner = 1;
+        wide.units = shape->n;
+        set_groups(&wide, bni_smaller(bni_smaller(shape->features, most_features), each));
+        wide.chunk_units = 1;
+        wide.chunks = wide.units;
+    } else if (wide.layout == BNI_ROWS && shape->spatial == 1) {
+        set_groups(&wide, bni_smaller(shape->features, most_features));
         wide.panel_cols = wide.group_features;
         set_chunks(&wide);
-    } else if (wide.layout == BNI_PLANES) {
-        set_groups(&wide, bni_smaller(wide.shape->features, planes_of_task(sums)));
-        wide.chunk_units = 1;
-        wide.chunks = wide.units;
-    } else if (wide.layout == BNI_FEW) {
-        set_groups(&wide, bni_smaller(bni_divide_up(wide.shape->features, BNI_TASKS / wide.units),
-                                      most_features));
-        wide.chunk_units = 1;
-        wide.chunks = wide.units;
     }
+    wide.linear = wide.layout != BNI_ROWS || shape->spatial == 1;
     return wide;
 }
 
@@ -180,8 +168,7 @@ static size_t part_ahead(const bni_cut *cut, bni_pass pass, size_t sample) {
     return bni_divide_up(cut->tuning->parts_ahead, unit) * unit;
 }
 
-bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_buffers *data,
-                        bni_pass pass, bni_task task) {
+bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pass, bni_task task) {
     const size_t begin = task.chunk * cut->chunk_units;
     const size_t ahead = write_ahead(cut, pass);
     const size_t sample = data->out != NULL ? cut->shape->y_stride : cut->shape->x_stride;
@@ -192,7 +179,6 @@ bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni
                                 .part_ahead = part_ahead(cut, pass, sample),
                                 .stream = cut->streams},
                       .pass = pass,
-                      .plane_cols = pass == BNI_READS ? BNI_PLANE_WIDTH / 2 : kernels->data.tile,
                       .group = task.group,
                       .begin = begin,
                       .unit = begin,
@@ -224,14 +210,14 @@ static size_t band_rows(const bni_walk *walk, const bni_form *form) {
                        bni_divide_up(tuning->write_elements, form->cols));
 }
 
-/* The most rows of a sheet of so many columns: of those that sums are formed of whole runs, and never
- * more than came before them (moments.c). */
-static size_t most_rows(const bni_walk *walk, size_t cols) {
-    const size_t most = bni_smaller(bni_divide_up(BNI_SHEET_ELEMENTS, cols), BNI_SHEET_ROWS);
+/* The most rows, or lines of a plane, of a sheet in which each has so many columns. Of those that sums
+ * are formed of whole runs, and never more than came before them (moments.c). */
+static size_t most_deep(const bni_walk *walk, size_t cols) {
+    const size_t most = bni_divide_up(BNI_SHEET_ELEMENTS, cols);
     if (walk->pass != BNI_READS) {
         return most;
     }
-    const size_t before = walk->rows < BNI_FIRST_ROWS ? BNI_FIRST_ROWS : walk->rows;
+    const size_t before = walk->depth < BNI_FIRST_ROWS ? BNI_FIRST_ROWS : walk->depth;
     return bni_smaller(most < BNI_RUN ? BNI_RUN : most, before) / BNI_RUN * BNI_RUN;
 }
 
@@ -239,16 +225,14 @@ static size_t most_rows(const bni_walk *walk, size_t cols) {
  * in. The sheets of what is left are of a size: each can fetch the next. full_cols: the columns that
  * a whole sheet has. */
 static void set_rows(bni_walk *walk, size_t left, size_t full_cols, bni_sheet *sheet) {
-    const size_t most = most_rows(walk, full_cols);
+    const size_t most = bni_smaller(most_deep(walk, full_cols), BNI_SHEET_ROWS);
     size_t rows = left <= most ? left : bni_divide_up(left, bni_divide_up(left, most));
     if (walk->pass == BNI_READS && rows < left) {
         rows = bni_divide_up(rows, BNI_RUN) * BNI_RUN;
     }
     sheet->form.rows = rows;
-    sheet->hints.band = walk->pass != BNI_READS && sheet->form.cols > walk->plane_cols
-                            ? band_rows(walk, &sheet->form)
-                            : rows;
-    walk->rows += rows;
+    sheet->hints.band = walk->pass == BNI_READS ? rows : band_rows(walk, &sheet->form);
+    walk->depth += rows;
 }
 
 /* Makes a sheet whose first element is at these offsets from the buffers' beginnings, field by
@@ -258,8 +242,6 @@ static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_she
     bni_place(&sheet->at, &walk->data, x, y);
     sheet->form.planes = 1;
     sheet->form.plane_stride = 0;
-    sheet->form.tail = 0;
-    sheet->form.broadcast = false;
     sheet->form.weight = NULL;
     sheet->form.weight_step = 0;
     sheet->hints.x_ahead = walk->hints.x_ahead;
@@ -302,20 +284,6 @@ static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
 
 /* ---- Sheets --------------------------------------------------------------------------------- */
 
-/* The next rows of a run of elements without gaps, of which `done` are done; the elements behind
- * the last full row are a row of their own. Returns whether the run ends with them. */
-static bool next_of_run(bni_walk *walk, size_t x, size_t y, size_t length, size_t width,
-                        bni_sheet *sheet) {
-    const size_t left = length - walk->done;
-    begin_sheet(walk, x + walk->done, y + walk->done, sheet);
-    sheet->form.cols = bni_smaller(left, width);
-    sheet->form.x_stride = width;
-    sheet->form.y_stride = width;
-    set_rows(walk, left / sheet->form.cols, sheet->form.cols, sheet);
-    walk->done += sheet->form.rows * sheet->form.cols;
-    return walk->done == length;
-}
-
 static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_cut *cut = walk->cut;
     const size_t left = walk->end - walk->unit;
@@ -330,51 +298,46 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     walk->unit += sheet->form.rows;
 }
 
-/* A chunk is one run, from its first unit to its last, or to the last sample. */
+/* A chunk is one run, from its first unit to its last, or to the last sample; the elements behind the
+ * last full row are a row of their own. */
 static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
     const bni_cut *cut = walk->cut;
     const size_t width = cut->outer * cut->shape->features;
     const size_t begin = walk->unit * width;
     const size_t end = bni_smaller(walk->end * width, cut->shape->n * cut->shape->features);
-    const size_t done = walk->done;
-    if (next_of_run(walk, begin, begin, end - begin, width, sheet)) {
-        walk->unit = walk->end;
-    }
-    fetch_run(walk, end - begin - done, sheet);
-}
-
-/* All planes of the group in one sample: together they are a sheet or little more. */
-static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    const bni_cut *cut = walk->cut;
-    const bool few = cut->layout == BNI_FEW; /* a plane is one row */
-    const size_t width = few ? cut->shape->spatial : walk->plane_cols;
-    begin_sheet(walk, x, y, sheet);
-    sheet->form.rows = cut->shape->spatial / width;
-    sheet->form.cols = width;
+    const size_t left = end - begin - walk->done;
+    begin_sheet(walk, begin + walk->done, begin + walk->done, sheet);
+    sheet->form.cols = bni_smaller(left, width);
     sheet->form.x_stride = width;
     sheet->form.y_stride = width;
-    sheet->form.planes = bni_group_size(cut, walk->group);
-    sheet->form.plane_stride = cut->shape->spatial;
-    sheet->form.tail = cut->shape->spatial % width;
-    sheet->form.broadcast = few;
-    sheet->hints.band = sheet->form.rows;
-    walk->rows += sheet->form.rows;
-    fetch_units(walk, 1, sheet);
-    walk->unit++;
+    set_rows(walk, left / sheet->form.cols, sheet->form.cols, sheet);
+    fetch_run(walk, left, sheet);
+    walk->done += sheet->form.rows * sheet->form.cols;
+    if (walk->done == end - begin) {
+        walk->unit = walk->end;
+    }
 }
 
-/* The one plane of the group in one sample, sheet by sheet. What is fetched ahead of a short plane
- * is the next sample's. */
-static void next_of_plane(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    const size_t done = walk->done, spatial = walk->cut->shape->spatial;
-    const bool ends = next_of_run(walk, x, y, spatial, walk->plane_cols, sheet);
-    if (spatial < 2 * walk->cut->tuning->sums_ahead) {
-        fetch_units(walk, 1, sheet);
-    } else {
-        fetch_run(walk, spatial - done, sheet);
-    }
+/* All planes of the group in one sample, which together are a sheet or little more; or so much of the
+ * group's one plane. What is fetched ahead of a short plane is the next sample's. */
+static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
+    const bni_cut *cut = walk->cut;
+    const size_t spatial = cut->shape->spatial, left = spatial - walk->done;
+    const bool alone = cut->group_features == 1;
+    begin_sheet(walk, x + walk->done, y + walk->done, sheet);
+    sheet->form.rows = 1;
+    sheet->form.cols = alone ? bni_smaller(left, most_deep(walk, BNI_PAD) * BNI_PAD) : spatial;
+    sheet->form.planes = bni_group_size(cut, walk->group);
     sheet->form.plane_stride = spatial;
-    if (ends) {
+    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
+    if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
+        fetch_run(walk, left, sheet);
+    } else {
+        fetch_units(walk, 1, sheet);
+    }
+    walk->depth += bni_depth(&sheet->form);
+    walk->done += sheet->form.cols;
+    if (walk->done == spatial) {
         walk->done = 0;
         walk->unit++;
     }
@@ -396,17 +359,8 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
         next_of_fold(walk, sheet);
         break;
     case BNI_PLANES:
-    case BNI_FEW: {
-        const float *weight = bni_input_at(cut->shape->weight, walk->unit);
-        if (cut->layout == BNI_PLANES && cut->group_features == 1) {
-            next_of_plane(walk, x, y, sheet);
-        } else {
-            next_of_planes(walk, x, y, sheet);
-        }
-        sheet->form.weight = weight;
-        sheet->form.weight_step = 0;
+        next_of_planes(walk, x, y, sheet);
         break;
-    }
     }
     return true;
 }
@@ -423,20 +377,13 @@ const float *bni_expand(const bni_cut *cut, size_t features, const float *values
                         float columns[BNI_PANEL]) {
     const size_t period = features * cut->inner;
     const size_t cols = period * cut->outer;
-    if (values == NULL || cols == features || cut->layout == BNI_FEW) {
+    if (values == NULL || cols == features) {
         return values;
     }
-    /* Where the compiler knows the number it takes a fifth of the time. */
-    switch (cut->inner) {
-    case 1:
+    if (cut->inner == 1) { /* then the compiler makes a copy of it */
         repeat(values, features, 1, columns);
-        break;
-    case BNI_PLANE_WIDTH:
-        repeat(values, features, BNI_PLANE_WIDTH, columns);
-        break;
-    default:
+    } else {
         repeat(values, features, cut->inner, columns);
-        break;
     }
     for (size_t o = 1; o < cut->outer; o++) {
         memcpy(columns + o * period, columns, period * sizeof *columns);

@@ -10,10 +10,8 @@
  *     BNI_FOLDED  dense N x D with narrow rows. A unit is `outer` samples side by side, so that
  *                 vectors are full, or, of the largest batches, rows as wide as a panel; the last
  *                 unit may have fewer. There is one group.
- *     BNI_PLANES  N x C x S with large planes. A unit is a sample; each plane of the group is cut
- *                 into rows, which use the feature's own BNI_PLANE_WIDTH columns, or half of them.
- *     BNI_FEW     the same of few samples: a plane is one row, with one value of each coefficient and
- *                 sum.
+ *     BNI_PLANES  N x C x S with planes, each by itself, with one value of each coefficient and sum:
+ *                 large ones, and those of few samples. A unit is a sample.
  */
 #ifndef BNI_PLAN_H
 #define BNI_PLAN_H
@@ -24,7 +22,7 @@
 /* The most features of a group where all that is known of it has to be on the stack. */
 #define BNI_NARROW ((size_t)256)
 
-typedef enum bni_layout { BNI_ROWS, BNI_FOLDED, BNI_PLANES, BNI_FEW } bni_layout;
+typedef enum bni_layout { BNI_ROWS, BNI_FOLDED, BNI_PLANES } bni_layout;
 
 /* How a batch is cut into tasks: groups of features, and chunks of units. */
 typedef struct bni_cut {
@@ -80,15 +78,13 @@ typedef struct bni_walk {
     bni_buffers data; /* of the whole batch */
     bni_hints hints;  /* of every sheet, unless it has its own */
     bni_pass pass;
-    size_t plane_cols; /* of the rows that planes are cut into */
     size_t group;
     size_t begin, unit, end; /* first, present and behind the last: units of the chunk */
     size_t done;             /* elements of the present run of elements */
-    size_t rows;             /* of all sheets before */
+    size_t depth;            /* of all sheets before (bni_depth) */
 } bni_walk;
 
-bni_walk bni_walk_begin(const bni_cut *cut, const bn_kernels *kernels, const bni_buffers *data,
-                        bni_pass pass, bni_task task);
+bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pass, bni_task task);
 
 /* Writes the next sheet and returns true, or returns false at the end. */
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);

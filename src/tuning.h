@@ -7,7 +7,7 @@
 #ifndef BNI_TUNING_H
 #define BNI_TUNING_H
 
-#include "kernels/kernels.h" /* BNI_PANEL and BNI_PLANE_WIDTH decide bits too */
+#include "kernels/kernels.h" /* BNI_PANEL and BNI_RUN decide bits too */
 
 /* ---- What decides bits ---------------------------------------------------------------------- */
 
@@ -19,11 +19,12 @@
  * the first pivot; the fewer they are, the more often moments are merged. */
 #define BNI_FIRST_ROWS ((size_t)32)
 
-/* Planes at least this large are BNI_PLANES: 1 KiB of floats, where the part behind the last full
- * row of BNI_PLANE_WIDTH is at most a fifth. */
+/* Planes at least this large are gone through one by one, smaller ones only of few samples
+ * (BNI_FEW_SAMPLES): a column's sum and coefficients are made for all samples at once, and a plane costs
+ * something by itself in each. */
 #define BNI_PLANE_MIN ((size_t)256)
 
-/* Large planes of a group are together at least so many elements, 6 KiB. Each group begins with a
+/* Planes of a group are together at least so many elements, 6 KiB. Each group begins with a
  * jump in memory, but the processor's prefetcher then runs some KiB ahead into planes that the next
  * group soon needs; and the less a group has, the more of it is still in L1 and L2 for the second
  * pass. */
@@ -34,22 +35,18 @@
  * than the jumps cost. */
 #define BNI_PLANE_GROUP ((size_t)131072)
 
-_Static_assert((BNI_PLANE_RUN + BNI_PLANE_MIN - 1) / BNI_PLANE_MIN <= BNI_PANEL / BNI_PLANE_WIDTH,
-               "the planes of a group have columns");
-
-/* Planes of few samples are BNI_FEW: expanding a coefficient to a value a column would cost more than
- * the data. But a plane costs something by itself too, so not where planes are tiny, and less so the
- * more samples share an expansion: from 8 positions on for one sample, and 24 more for each other;
- * up to 1024, where expansion no longer counts, and 4 MiB, as such a batch is not streamed. */
-#define BNI_FEW_SAMPLES  ((size_t)8)
-#define BNI_FEW_FIRST    ((size_t)8)
-#define BNI_FEW_MORE     ((size_t)24)
-#define BNI_FEW_MOST     ((size_t)1024)
-#define BNI_FEW_ELEMENTS 1048576.0
+/* Few samples, and how large planes then have to be: from 8 positions on for one sample, and 4 more
+ * for each other, as the more samples share an expansion the less it costs. */
+#define BNI_FEW_SAMPLES ((size_t)8)
+#define BNI_FEW_FIRST   ((size_t)8)
+#define BNI_FEW_MORE    ((size_t)4)
 
 /* Rows narrower than this are folded: at 256 columns the part vector at a row's end costs at most
  * 1 of 17. */
 #define BNI_FOLD_BELOW ((size_t)256)
+
+/* If they can, they become multiples of so many columns: whole tiles of all kernels. */
+#define BNI_FOLD_WIDTH ((size_t)64)
 
 /* And only so that enough rows remain: what is done for each column, before and after the sums, is
  * done for all samples of a row. For tiles' sake at least so many rows; for that of whole vectors, as
@@ -106,6 +103,7 @@ typedef struct bni_tuning {
                            leaves one before it is full costs twice */
     size_t far_rows; /* the same from far_from elements on, as memory follows one row best */
     double far_from;
+    size_t planes_from; /* planes of so many elements are written one by one, where no sums were */
 } bni_tuning;
 
 /* As an initializer, so that it can stand in a table. */
@@ -113,7 +111,8 @@ typedef struct bni_tuning {
     {                                                                                              \
         .stream_from = 8388608.0, .fetch_from = 131072.0, .share_from = 262144.0,                  \
         .sums_ahead = 16384, .inputs_ahead = 2048, .parts_ahead = 4096, .output_ahead = 256,       \
-        .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0             \
+        .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0,            \
+        .planes_from = 256                                                                         \
     }
 
 #endif

@@ -24,13 +24,7 @@
  * coefficients stay in L1 and take less than half of the 32 KiB of stack that a call may use. */
 #define BNI_PANEL ((size_t)512)
 
-/* Columns that each feature has where planes are cut into rows. A row is narrower: where sums are
- * formed it has half of them, on every machine, as each column is a sum of its own; where outputs
- * are written, a tile of the kernels: a plane is then gone through from its first element to its
- * last. */
-#define BNI_PLANE_WIDTH ((size_t)64)
-
-/* Rows that are summed up in float before their sums go to double: two quads. */
+/* Rows, or lines of a plane, that are summed up in float before their sums go to double: two quads. */
 #define BNI_RUN  ((size_t)8)
 #define BNI_QUAD ((size_t)4)
 
@@ -46,18 +40,21 @@ typedef struct bni_buffers {
     void *dresidual; /* NULL: not wanted */
 } bni_buffers;
 
-/* Rows of columns, or several planes of such: plane p begins p * plane_stride elements further on
- * and has its columns BNI_PLANE_WIDTH further on, and all its rows but a last one of `tail` columns
- * lie one behind the other. x and dx, and likewise all others, share a stride. */
+/* Rows of columns, or planes. A plane is one row of one feature's elements, with one value of what
+ * belongs to columns; the next begins plane_stride elements further on. x and dx, and likewise all
+ * others, share a stride. */
 typedef struct bni_form {
     size_t rows, cols;
-    size_t x_stride, y_stride; /* elements from a row to the next: of x and dx; of all others */
-    size_t planes, plane_stride, tail; /* 1, 0 and 0 where there are no planes; a plane's stride is
-                                          never 0 */
-    bool broadcast;      /* of planes of one row: what belongs to columns has one value a plane */
-    const float *weight; /* row r has weight[r*weight_step]; NULL: all 1 */
+    size_t x_stride, y_stride;   /* elements from a row to the next: of x and dx; of all others */
+    size_t planes, plane_stride; /* 1 and 0 where there are no planes */
+    const float *weight;         /* row r has weight[r*weight_step]; NULL: all 1 */
     size_t weight_step;
 } bni_form;
+
+/* How many rows, or lines of a cache line's length, there are to sum up a column's elements. */
+static inline size_t bni_depth(const bni_form *form) {
+    return form->plane_stride == 0 ? form->rows : (form->cols + BNI_PAD - 1) / BNI_PAD;
+}
 
 /* What changes no result. */
 typedef struct bni_hints {
@@ -126,8 +123,6 @@ typedef enum bni_mask {
 } bni_mask;
 
 typedef struct bni_data_kernels {
-    size_t tile; /* columns side by side in normalize and grad_input; at most BNI_PLANE_WIDTH */
-
     /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2: in float over the
      * runs of a sheet, each of which is then added in double. A row of weight 0 is not read. */
     void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);

@@ -41,24 +41,13 @@
 #define LINE (BNI_PAD / BNI_LANES)
 
 _Static_assert(BNI_PAD % BNI_LANES == 0, "whole lines are whole vectors");
-_Static_assert(BNI_PLANE_WIDTH / BNI_LANES >= BNI_TILE, "a row of a plane is a tile or more");
 _Static_assert(BNI_SUMS_TILE >= LINE, "a line of a plane is summed up at once");
 _Static_assert(BNI_RUN == 2 * BNI_QUAD, "a run is two quads");
 
-/* A band of rows, in a plane that begins `at` elements into the sheet and `column` values into what
- * belongs to columns. */
+/* Rows of a sheet. */
 typedef struct band {
-    size_t at, column, begin, end;
+    size_t begin, end;
 } band;
-
-BNI_INLINE size_t plane_values(const bni_sheet *sheet) {
-    return sheet->form.broadcast ? 1 : BNI_PLANE_WIDTH;
-}
-
-/* No rows yet, of a plane. */
-BNI_INLINE band plane_band(const bni_sheet *sheet, size_t p) {
-    return (band){p * sheet->form.plane_stride, p * plane_values(sheet), 0, 0};
-}
 
 BNI_INLINE size_t least(size_t a, size_t b) {
     return a < b ? a : b;
@@ -71,7 +60,7 @@ BNI_INLINE size_t least(size_t a, size_t b) {
 
 BNI_INLINE bool has_lead(const bni_sheet *sheet, size_t stride) {
     const bool rows_alike = stride % BNI_PAD == 0 || sheet->hints.band == 1;
-    return sheet->form.plane_stride == 0 && sheet->form.cols >= LEAD_COLUMNS && rows_alike;
+    return sheet->form.cols >= LEAD_COLUMNS && rows_alike;
 }
 
 /* The elements from here to the next multiple of so many. */
@@ -85,43 +74,43 @@ BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t 
     return has_lead(sheet, stride) ? elements_to(out + row * stride, BNI_LANES) : 0;
 }
 
-/* Whether an output can be streamed: its rows have a lead, or all rows of all planes begin at
- * multiples of 16 bytes. */
+/* Whether rows can be streamed: they have a lead, or all begin at multiples of 16 bytes. */
 BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    const bool quarters = (uintptr_t)out % 16 == 0 && stride % 4 == 0 &&
-                          (sheet->form.planes == 1 || sheet->form.plane_stride % 4 == 0);
+    const bool quarters = (uintptr_t)out % 16 == 0 && stride % 4 == 0;
     return sheet->hints.stream && (uintptr_t)out % sizeof *out == 0 &&
            (quarters || has_lead(sheet, stride));
 }
 
-BNI_INLINE vf load(const float *from, size_t part, vf rest) {
-    return part == 0 ? vf_load(from) : vf_load_part(from, part, rest);
+BNI_INLINE vf load(const float *from, size_t lanes, vf rest) {
+    return lanes == BNI_LANES ? vf_load(from) : vf_load_part(from, lanes, rest);
 }
 
-/* The coefficients of a vector at column c of a band; the missing lanes are 0. */
-BNI_INLINE vf load_coef(const bni_sheet *sheet, band rows, const float *of, size_t c, size_t part) {
-    if (sheet->form.broadcast) {
-        return part == 0 ? vf_set1(of[rows.column]) : vf_part(vf_set1(of[rows.column]), part);
-    }
-    return load(of + rows.column + c, part, vf_set1(0.0f));
+/* What belongs to a vector's columns; the missing lanes are 0. */
+BNI_INLINE vf load_coef(const float *of, size_t lanes) {
+    return load(of, lanes, vf_set1(0.0f));
+}
+
+/* The same of a plane, which has one value. */
+BNI_INLINE vf spread_coef(const float *of, size_t lanes) {
+    return lanes == BNI_LANES ? vf_set1(*of) : vf_part(vf_set1(*of), lanes);
 }
 
 /* Adds to a sum a column. */
-BNI_INLINE void add_sum(double *to, size_t part, vf sum) {
-    if (part == 0) {
+BNI_INLINE void add_sum(double *to, size_t lanes, vf sum) {
+    if (lanes == BNI_LANES) {
         vd_store(to, vd_add(vd_load(to), vd_from(sum)));
     } else {
         double lane[BNI_LANES];
         vd_store(lane, vd_from(sum));
-        for (size_t l = 0; l < part; l++) {
+        for (size_t l = 0; l < lanes; l++) {
             to[l] += lane[l];
         }
     }
 }
 
-BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
-    if (part != 0) {
-        vf_store_part(to, part, v);
+BNI_INLINE void store(float *to, size_t lanes, vf v, const bool stream) {
+    if (lanes != BNI_LANES) {
+        vf_store_part(to, lanes, v);
     } else if (stream) {
         vf_stream(to, v);
     } else {
@@ -129,7 +118,7 @@ BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
     }
 }
 
-/* Calls tile(sheet, band, first column, vectors, lanes of the last vector or 0 for all, whether the
+/* Calls tile(sheet, band, first column, vectors, lanes that count of each vector, whether the
  * output is streamed, ...) over the columns of a band of an output: BNI_TILE vectors at a time, with
  * constants for the last two, and the others one by one. Whole vectors begin `lead` columns into the
  * band. */
@@ -138,35 +127,29 @@ BNI_INLINE void store(float *to, size_t part, vf v, const bool stream) {
         size_t c_ = (lead);                                                                        \
         for (; c_ + BNI_TILE * BNI_LANES <= (cols); c_ += BNI_TILE * BNI_LANES) {                  \
             if (stream) {                                                                          \
-                tile(sheet, band, c_, BNI_TILE, 0, true, __VA_ARGS__);                             \
+                tile(sheet, band, c_, BNI_TILE, BNI_LANES, true, __VA_ARGS__);                     \
             } else {                                                                               \
-                tile(sheet, band, c_, BNI_TILE, 0, false, __VA_ARGS__);                            \
+                tile(sheet, band, c_, BNI_TILE, BNI_LANES, false, __VA_ARGS__);                    \
             }                                                                                      \
         }                                                                                          \
         bool first_ = (lead) != 0;                                                                 \
         for (size_t one_ = first_ ? 0 : c_; first_ || one_ < (cols);) {                            \
             const size_t left_ = first_ ? (lead) : least(BNI_LANES, (cols)-one_);                  \
-            tile(sheet, band, one_, 1, left_ == BNI_LANES ? 0 : left_, stream, __VA_ARGS__);       \
+            tile(sheet, band, one_, 1, left_, stream, __VA_ARGS__);                                \
             one_ = first_ ? c_ : one_ + left_;                                                     \
             first_ = false;                                                                        \
         }                                                                                          \
     } while (0)
 
-/* The same over all bands of all planes; a plane's tail is a band of its own, and goes through the
- * same code, which is large. */
-#define BNI_WRITE_TILES(tile, sheet, out, stride, ...)                                             \
+/* The same over all bands. */
+#define BNI_WRITE_ROWS(tile, sheet, out, stride, ...)                                              \
     do {                                                                                           \
         const bool stream_ = can_stream(sheet, out, stride);                                       \
-        for (size_t p_ = 0; p_ < (sheet)->form.planes; p_++) {                                     \
-            const size_t full_ = (sheet)->form.rows, end_ = full_ + ((sheet)->form.tail != 0);     \
-            band b_ = plane_band(sheet, p_);                                                       \
-            for (; b_.begin < end_; b_.begin = b_.end) {                                           \
-                const bool whole_ = b_.begin < full_;                                              \
-                const size_t cols_ = whole_ ? (sheet)->form.cols : (sheet)->form.tail;             \
-                const size_t lead_ = stream_ ? lead_columns(sheet, out, stride, b_.begin) : 0;     \
-                b_.end = whole_ ? least(b_.begin + (sheet)->hints.band, full_) : end_;             \
-                BNI_WRITE_COLUMNS(tile, sheet, b_, lead_, cols_, stream_, __VA_ARGS__);            \
-            }                                                                                      \
+        const size_t rows_ = (sheet)->form.rows, cols_ = (sheet)->form.cols;                       \
+        for (band b_ = {0, 0}; b_.begin < rows_; b_.begin = b_.end) {                              \
+            const size_t lead_ = stream_ ? lead_columns(sheet, out, stride, b_.begin) : 0;         \
+            b_.end = least(b_.begin + (sheet)->hints.band, rows_);                                 \
+            BNI_WRITE_COLUMNS(tile, sheet, b_, lead_, cols_, stream_, __VA_ARGS__);                \
         }                                                                                          \
     } while (0)
 
@@ -184,7 +167,7 @@ BNI_INLINE void fetch_output(const float *at, size_t ahead) {
 
 /* What a row of a tile has fetched; in a streamed output the line at its part vector. */
 BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, const size_t vectors,
-                          size_t part, const bni_hints *hints, const bool stream) {
+                          size_t lanes, const bni_hints *hints, const bool stream) {
     if (hints->x_ahead != 0) {
         BNI_EACH_VECTOR(v) {
             if (!stream) {
@@ -197,68 +180,37 @@ BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, con
             }
         }
     }
-    if (stream && part != 0) {
+    if (stream && lanes != BNI_LANES) {
         fetch_output(out, hints->part_ahead);
     }
 }
 
-/* Whether an output is streamed, but some of its planes begin within a line. They are taken
- * apart: as all columns of a plane belong to one feature, its rows may begin anywhere, and do so
- * on its first whole line. Not in the loops over bands, where it would cost the other planes. */
-BNI_INLINE bool planes_askew(const bni_sheet *sheet, const float *out) {
-    const bool apart = sheet->form.planes > 1 && sheet->form.plane_stride % BNI_PAD != 0;
-    return sheet->hints.stream && sheet->form.plane_stride != 0 &&
-           (uintptr_t)out % sizeof *out == 0 && (apart || elements_to(out, BNI_PAD) != 0);
-}
-
-/* Two sheets for the parts of one plane after the other: what is before the first whole line, and
- * the rest. */
-typedef struct parts {
-    bni_sheet lead, rest;
-} parts;
-
-BNI_INLINE void parts_begin(parts *of, const bni_sheet *sheet) {
-    of->rest = *sheet;
-    of->rest.form.planes = 1;
-    of->lead = of->rest;
-    of->lead.hints.stream = false;
-    of->lead.hints.x_ahead = 0;
-    of->lead.form.tail = 0;
-}
-
-BNI_INLINE void parts_take(parts *of, const bni_sheet *sheet, const float *out, size_t p) {
-    const size_t at = p * sheet->form.plane_stride;
-    const size_t all = sheet->form.rows * sheet->form.cols + sheet->form.tail;
-    const size_t first = least(elements_to(out + at, BNI_PAD), all);
-    bni_place(&of->lead.at, &sheet->at, at, at);
-    of->lead.form.rows = first == 0 ? 0 : 1;
-    of->lead.form.cols = first;
-    bni_place(&of->rest.at, &sheet->at, at + first, at + first);
-    of->rest.form.rows = (all - first) / sheet->form.cols;
-    of->rest.form.tail = (all - first) % sheet->form.cols;
-    of->rest.hints.stream = all > first;
+/* The elements of a plane that are written in the ordinary way: those before its first whole line, or
+ * all where a plane that shares lines is too short for streaming to pay. */
+BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const float *out, size_t at) {
+    const size_t cols = sheet->form.cols, lead = elements_to(out + at, BNI_PAD);
+    if (!sheet->hints.stream || (uintptr_t)out % sizeof *out != 0 ||
+        (cols < LEAD_COLUMNS && (lead != 0 || cols % BNI_PAD != 0))) {
+        return cols;
+    }
     fetch_output(out + at, sheet->hints.part_ahead);
+    return least(lead, cols);
 }
 
-BNI_INLINE bni_coef coef_of_plane(const bni_sheet *sheet, const bni_coef *coef, size_t p) {
-    const size_t column = p * plane_values(sheet);
-    return (bni_coef){.center = coef->center + column,
-                      .scale = coef->scale + column,
-                      .shift = coef->shift + column,
-                      .slope = bni_input_at(coef->slope, column),
-                      .offset = bni_input_at(coef->offset, column)};
-}
-
-/* Calls kernel(sheet, coefficients, argument) for the parts of all planes. */
-#define BNI_FOR_PARTS(kernel, sheet, out, coef, argument)                                          \
+/* Calls vectors(sheet, first element, how many vectors, lanes that count of each, whether it is
+ * streamed, ...) over so many elements of a plane. */
+#define BNI_WRITE_PIECE(vectors, sheet, at, count, stream, ...)                                    \
     do {                                                                                           \
-        parts of_;                                                                                 \
-        parts_begin(&of_, sheet);                                                                  \
-        for (size_t p_ = 0; p_ < (sheet)->form.planes; p_++) {                                     \
-            const bni_coef coef_ = coef_of_plane(sheet, coef, p_);                                 \
-            parts_take(&of_, sheet, out, p_);                                                      \
-            kernel(&of_.lead, &coef_, argument);                                                   \
-            kernel(&of_.rest, &coef_, argument);                                                   \
+        const size_t end_ = (at) + (count);                                                        \
+        size_t c_ = (at);                                                                          \
+        for (; c_ + BNI_TILE * BNI_LANES <= end_; c_ += BNI_TILE * BNI_LANES) {                    \
+            vectors(sheet, c_, BNI_TILE, BNI_LANES, stream, __VA_ARGS__);                          \
+        }                                                                                          \
+        for (; c_ + BNI_LANES <= end_; c_ += BNI_LANES) {                                          \
+            vectors(sheet, c_, 1, BNI_LANES, stream, __VA_ARGS__);                                 \
+        }                                                                                          \
+        if (c_ < end_) {                                                                           \
+            vectors(sheet, c_, 1, end_ - c_, stream, __VA_ARGS__);                                 \
         }                                                                                          \
     } while (0)
 
@@ -278,15 +230,15 @@ BNI_INLINE const float *dy_at(const bni_sheet *sheet, size_t offset) {
 }
 
 /* g = dy * act'(.); d is x - center, which only BNI_MASK_X looks at. */
-BNI_INLINE vf gradient_at(const bni_buffers *of, size_t at, size_t part, vf d, vf scale, vf shift,
+BNI_INLINE vf gradient_at(const bni_buffers *of, size_t at, size_t lanes, vf d, vf scale, vf shift,
                           const bni_mask mask) {
     const vf zero = vf_set1(0.0f);
-    const vf dy = load((const float *)of->dy + at, part, zero);
+    const vf dy = load((const float *)of->dy + at, lanes, zero);
     switch (mask) {
     case BNI_MASK_X:
         return vf_where_positive(vf_fma(d, scale, shift), dy);
     case BNI_MASK_Y:
-        return vf_where_positive(load((const float *)of->y + at, part, zero), dy);
+        return vf_where_positive(load((const float *)of->y + at, lanes, zero), dy);
     default:
         return dy;
     }
@@ -321,18 +273,30 @@ typedef struct lines {
     size_t x, y, x_step, y_step, row;
 } lines;
 
-BNI_INLINE line_coef load_line(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                               size_t part, const bni_coef *coef, const terms of) {
+BNI_INLINE line_coef load_line(const bni_coef *coef, size_t c, const size_t vectors, size_t lanes,
+                               const terms of) {
     const bool rebuilds = !of.moments && of.mask == BNI_MASK_X;
+    const vf zero = vf_set1(0.0f);
     line_coef line;
     BNI_EACH_VECTOR(v) {
         const size_t column = c + v * BNI_LANES;
-        line.center[v] = load_coef(sheet, rows, coef->center, column, part);
-        line.scale[v] = line.shift[v] = vf_set1(0.0f);
-        if (rebuilds) {
-            line.scale[v] = load_coef(sheet, rows, coef->scale, column, part);
-            line.shift[v] = load_coef(sheet, rows, coef->shift, column, part);
-        }
+        line.center[v] = load_coef(coef->center + column, lanes);
+        line.scale[v] = rebuilds ? load_coef(coef->scale + column, lanes) : zero;
+        line.shift[v] = rebuilds ? load_coef(coef->shift + column, lanes) : zero;
+    }
+    return line;
+}
+
+BNI_INLINE line_coef spread_line(const bni_coef *coef, size_t plane, const terms of) {
+    const bool rebuilds = !of.moments && of.mask == BNI_MASK_X;
+    const float center = coef->center[plane];
+    const float scale = rebuilds ? coef->scale[plane] : 0.0f;
+    const float shift = rebuilds ? coef->shift[plane] : 0.0f;
+    line_coef line;
+    BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
+        line.center[v] = vf_set1(center);
+        line.scale[v] = vf_set1(scale);
+        line.shift[v] = vf_set1(shift);
     }
     return line;
 }
@@ -351,9 +315,15 @@ BNI_INLINE void add_lines(line_sums *to, const line_sums *from, const size_t vec
     }
 }
 
-/* In a part vector the missing lanes have x = center and dy = 0. */
+/* Of so many columns, those that vector v has. */
+BNI_INLINE size_t lanes_of(size_t columns, size_t v) {
+    const size_t before = v * BNI_LANES;
+    return columns >= before + BNI_LANES ? BNI_LANES : columns > before ? columns - before : 0;
+}
+
+/* Lanes that have no column have x = center and dy = 0. */
 BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, const size_t vectors,
-                         size_t part, const line_coef *coef, const terms of, line_sums *to) {
+                         size_t columns, const line_coef *coef, const terms of, line_sums *to) {
     const vf zero = vf_set1(0.0f);
     const bool left_out = of.weighted && is_left_out(&sheet->form, at.row);
     const bool weighs = of.moments && of.weighted;
@@ -363,9 +333,10 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
     }
     BNI_EACH_VECTOR(v) {
         const size_t x = at.x + v * BNI_LANES, y = at.y + v * BNI_LANES;
+        const size_t lanes = lanes_of(columns, v);
         const vf center = coef->center[v];
-        vf d = vf_sub(load(x_at(sheet, x), part, center), center);
-        const vf value = !of.moments ? gradient_at(&sheet->at, y, part, d, coef->scale[v],
+        vf d = vf_sub(load(x_at(sheet, x), lanes, center), center);
+        const vf value = !of.moments ? gradient_at(&sheet->at, y, lanes, d, coef->scale[v],
                                                    coef->shift[v], of.mask)
                          : weighs    ? vf_mul(weight, d)
                                      : d;
@@ -377,149 +348,140 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
     }
 }
 
-BNI_INLINE void quad_sums(const bni_sheet *sheet, lines at, const size_t count, const bool unrolled,
-                          const size_t vectors, size_t part, const line_coef *coef, const terms of,
-                          line_sums *quad) {
-    BNI_EACH_VECTOR(v) quad->one[v] = quad->two[v] = vf_set1(0.0f);
-    if (unrolled) {
-        BNI_UNROLL for (size_t r = 0; r < BNI_QUAD; r++) {
-            add_line(sheet, lines_below(at, r), r == 0, vectors, part, coef, of, quad);
-        }
-    } else {
-        BNI_ROLLED for (size_t r = 0; r < count; r++) {
-            add_line(sheet, lines_below(at, r), false, vectors, part, coef, of, quad);
-        }
-    }
+BNI_INLINE void clear_lines(line_sums *to, const size_t vectors) {
+    BNI_EACH_VECTOR(v) to->one[v] = to->two[v] = vf_set1(0.0f);
 }
 
-/* Whole runs of whole lines are unrolled, where no weights are looked at. */
-BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
-                         size_t part, const bool whole, const line_coef *coef, const terms of,
+/* A whole run of whole lines, unrolled. */
+BNI_INLINE void whole_run(const bni_sheet *sheet, lines at, const size_t vectors,
+                          const line_coef *coef, const terms of, line_sums *run) {
+    line_sums quad;
+    BNI_UNROLL for (size_t r = 0; r < BNI_RUN; r++) {
+        add_line(sheet, lines_below(at, r), r % BNI_QUAD == 0, vectors, vectors * BNI_LANES, coef,
+                 of, r < BNI_QUAD ? run : &quad);
+    }
+    add_lines(run, &quad, vectors);
+}
+
+/* At most a run of lines of so many columns, the last of `last` columns. */
+BNI_INLINE void part_run(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
+                         size_t columns, size_t last, const line_coef *coef, const terms of,
                          line_sums *run) {
-    line_sums other;
+    line_sums quad;
+    clear_lines(run, vectors);
+    clear_lines(&quad, vectors);
+    BNI_ROLLED for (size_t r = 0; r < count; r++) {
+        if (r == BNI_QUAD) {
+            *run = quad;
+            clear_lines(&quad, vectors);
+        }
+        add_line(sheet, lines_below(at, r), false, vectors, r + 1 < count ? columns : last, coef,
+                 of, &quad);
+    }
+    add_lines(run, &quad, vectors);
+}
+
+/* Without weights, whole runs are unrolled. */
+BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
+                         size_t columns, size_t last, const line_coef *coef, const terms of,
+                         line_sums *run) {
     fetch_lines(x_at(sheet, at.x), at.x_step, count, sheet->hints.x_ahead);
     if (!of.moments) {
         fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead);
     }
-    if (BNI_VARIANTS && whole && !of.weighted && count == BNI_RUN) {
-        quad_sums(sheet, at, BNI_QUAD, true, vectors, part, coef, of, run);
-        quad_sums(sheet, lines_below(at, BNI_QUAD), BNI_QUAD, true, vectors, part, coef, of,
-                  &other);
-        add_lines(run, &other, vectors);
-        return;
-    }
-    line_sums *to = run;
-    for (size_t r = 0; r == 0 || r < count; r += BNI_QUAD) {
-        quad_sums(sheet, lines_below(at, r), least(count - r, BNI_QUAD), false, vectors, part, coef,
-                  of, to);
-        if (r != 0) {
-            add_lines(run, &other, vectors);
-        }
-        to = &other;
+    if (BNI_VARIANTS && !of.weighted && vectors >= LINE && count == BNI_RUN &&
+        last == vectors * BNI_LANES) {
+        whole_run(sheet, at, vectors, coef, of, run);
+    } else {
+        part_run(sheet, at, count, vectors, columns, last, coef, of, run);
     }
 }
 
-/* A band is a run. */
-BNI_INLINE void sums_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                          size_t part, const bni_coef *coef, double *s1, double *s2,
+BNI_INLINE void sums_tile(const bni_sheet *sheet, band run_rows, size_t c, const size_t vectors,
+                          size_t lanes, const bni_coef *coef, double *s1, double *s2,
                           const terms of) {
     const bni_form *form = &sheet->form;
-    const lines at = {rows.at + rows.begin * form->x_stride + c,
-                      rows.at + rows.begin * form->y_stride + c, form->x_stride, form->y_stride,
-                      rows.begin};
-    const line_coef line = load_line(sheet, rows, c, vectors, part, coef, of);
+    const lines at = {run_rows.begin * form->x_stride + c, run_rows.begin * form->y_stride + c,
+                      form->x_stride, form->y_stride, run_rows.begin};
+    const size_t columns = vectors == 1 ? lanes : vectors * BNI_LANES;
+    const line_coef line = load_line(coef, c, vectors, lanes, of);
     line_sums run;
-    run_sums(sheet, at, rows.end - rows.begin, vectors, part, vectors == BNI_SUMS_TILE && part == 0,
-             &line, of, &run);
+    run_sums(sheet, at, run_rows.end - run_rows.begin, vectors, columns, columns, &line, of, &run);
     BNI_EACH_VECTOR(v) {
-        add_sum(s1 + rows.column + c + v * BNI_LANES, part, run.one[v]);
-        add_sum(s2 + rows.column + c + v * BNI_LANES, part, run.two[v]);
+        add_sum(s1 + c + v * BNI_LANES, lanes, run.one[v]);
+        add_sum(s2 + c + v * BNI_LANES, lanes, run.two[v]);
     }
 }
 
-/* The columns of a run. */
-BNI_INLINE void sums_columns(const bni_sheet *sheet, band rows, size_t cols, const bni_coef *coef,
-                             double *s1, double *s2, const terms of) {
-    const size_t tile = BNI_SUMS_TILE * BNI_LANES;
-    size_t c = 0;
-    for (; c + tile <= cols; c += tile) {
-        sums_tile(sheet, rows, c, BNI_SUMS_TILE, 0, coef, s1, s2, of);
-    }
-    for (; c < cols; c += BNI_LANES) {
-        sums_tile(sheet, rows, c, 1, cols - c < BNI_LANES ? cols - c : 0, coef, s1, s2, of);
-    }
-}
-
-/* Adds up a line's columns as fold does. */
-BNI_INLINE double add_columns(double s[BNI_PAD]) {
-    for (size_t l = 0; l < 8; l++) {
-        s[l] += s[l + 8];
-    }
-    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-}
-
-/* What is left of a plane's columns behind its whole lines: a quad of its own. */
-BNI_INLINE void add_rest(const bni_sheet *sheet, size_t at, size_t left, const line_coef *coef,
-                         const terms of, line_sums *run) {
-    BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
-        const size_t c = v * BNI_LANES;
-        if (c < left) {
-            const line_coef vector = {{coef->center[v]}, {coef->scale[v]}, {coef->shift[v]}};
-            line_sums rest;
-            quad_sums(sheet, (lines){at + c, at + c, 0, 0, 0}, 1, false, 1,
-                      left - c < BNI_LANES ? left - c : 0, &vector, of, &rest);
-            run->one[v] = vf_add(run->one[v], rest.one[0]);
-            run->two[v] = vf_add(run->two[v], rest.two[0]);
+/* Run by run. */
+BNI_INLINE void sums_of_rows(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
+                             const terms of) {
+    const size_t tile = BNI_SUMS_TILE * BNI_LANES, cols = sheet->form.cols;
+    for (band run = {0, 0}; run.begin < sheet->form.rows; run.begin = run.end) {
+        size_t c = 0;
+        run.end = least(run.begin + BNI_RUN, sheet->form.rows);
+        for (; c + tile <= cols; c += tile) {
+            sums_tile(sheet, run, c, BNI_SUMS_TILE, BNI_LANES, coef, s1, s2, of);
+        }
+        for (; c < cols; c += BNI_LANES) {
+            sums_tile(sheet, run, c, 1, least(cols - c, BNI_LANES), coef, s1, s2, of);
         }
     }
 }
 
-/* Planes that are one row each: runs of a line's columns. */
+/* The doubles of a line's columns. */
+typedef struct line_doubles {
+    vd of[LINE];
+} line_doubles;
+
+BNI_INLINE line_doubles no_doubles(void) {
+    line_doubles none;
+    BNI_UNROLL for (size_t v = 0; v < LINE; v++) none.of[v] = vd_from(vf_set1(0.0f));
+    return none;
+}
+
+BNI_INLINE void add_run(line_doubles *to, const vf run[BNI_SUMS_TILE]) {
+    BNI_UNROLL for (size_t v = 0; v < LINE; v++) to->of[v] = vd_add(to->of[v], vd_from(run[v]));
+}
+
+/* All of them, half to half. */
+BNI_INLINE double add_columns(line_doubles line) {
+    BNI_UNROLL for (size_t half = LINE / 2; half > 0; half /= 2) {
+        for (size_t v = 0; v < half; v++) {
+            line.of[v] = vd_add(line.of[v], line.of[v + half]);
+        }
+    }
+    return vd_total(line.of[0]);
+}
+
+/* Runs of a plane's lines, of which the last may be short. */
 BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
                                const terms of) {
-    const size_t full = sheet->form.cols / BNI_PAD, left = sheet->form.cols % BNI_PAD;
+    const size_t count = (sheet->form.cols + BNI_PAD - 1) / BNI_PAD;
+    const size_t left = sheet->form.cols - (count - 1) * BNI_PAD;
     for (size_t p = 0; p < sheet->form.planes; p++) {
-        const band rows = plane_band(sheet, p);
-        const line_coef line = load_line(sheet, rows, 0, LINE, 0, coef, of);
-        double one[BNI_PAD] = {0}, two[BNI_PAD] = {0};
-        for (size_t i = 0; i <= full; i += BNI_RUN) {
-            const size_t at = rows.at + i * BNI_PAD;
+        const line_coef line = spread_line(coef, p, of);
+        line_doubles one = no_doubles(), two = no_doubles();
+        for (size_t i = 0; i < count; i += BNI_RUN) {
+            const size_t first = p * sheet->form.plane_stride + i * BNI_PAD;
+            const lines at = {first, first, BNI_PAD, BNI_PAD, 0};
             line_sums run;
-            run_sums(sheet, (lines){at, at, BNI_PAD, BNI_PAD, 0}, least(full - i, BNI_RUN), LINE, 0,
-                     true, &line, of, &run);
-            if (full - i < BNI_RUN) { /* the last */
-                add_rest(sheet, rows.at + full * BNI_PAD, left, &line, of, &run);
-            }
-            BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
-                add_sum(one + v * BNI_LANES, 0, run.one[v]);
-                add_sum(two + v * BNI_LANES, 0, run.two[v]);
-            }
+            run_sums(sheet, at, least(count - i, BNI_RUN), LINE, BNI_PAD,
+                     count - i > BNI_RUN ? BNI_PAD : left, &line, of, &run);
+            add_run(&one, run.one);
+            add_run(&two, run.two);
         }
         s1[p] += add_columns(one);
         s2[p] += add_columns(two);
     }
 }
 
-/* Run by run; the tail of a plane is a row behind them. */
-BNI_INLINE void sums_of_rows(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
-                             const terms of) {
-    const size_t full = sheet->form.rows, end = full + (sheet->form.tail != 0);
-    for (size_t p = 0; p < sheet->form.planes; p++) {
-        band rows = plane_band(sheet, p);
-        for (; rows.begin < end; rows.begin = rows.end) {
-            const bool whole = rows.begin < full;
-            rows.end = whole ? least(rows.begin + BNI_RUN, full) : end;
-            sums_columns(sheet, rows, whole ? sheet->form.cols : sheet->form.tail, coef, s1, s2,
-                         of);
-        }
-    }
-}
-
+/* By a copy of the sheet, of which the compiler knows that no sum is stored into it. */
 BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1, double *s2,
                         const terms of) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
-    if (sheet->form.broadcast) {
+    if (own.form.plane_stride != 0) {
         sums_of_planes(&own, &values, s1, s2, of);
     } else {
         sums_of_rows(&own, &values, s1, s2, of);
@@ -558,31 +520,49 @@ static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mas
 
 /* ---- Normalize ------------------------------------------------------------------------------ */
 
-BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                               size_t part, const bool stream, const bni_coef *coef,
-                               const bool residual, const bool relu) {
+/* What turns the x of a vector into y. */
+typedef struct vector_affine {
+    vf center, scale, shift;
+} vector_affine;
+
+BNI_INLINE vector_affine load_affine(const bni_coef *coef, size_t c, size_t lanes) {
+    return (vector_affine){load_coef(coef->center + c, lanes), load_coef(coef->scale + c, lanes),
+                           load_coef(coef->shift + c, lanes)};
+}
+
+BNI_INLINE vector_affine spread_affine(const bni_coef *coef, size_t plane, size_t lanes) {
+    return (vector_affine){spread_coef(coef->center + plane, lanes),
+                           spread_coef(coef->scale + plane, lanes),
+                           spread_coef(coef->shift + plane, lanes)};
+}
+
+/* add: the residual, where there is one. */
+BNI_INLINE void normalize_vector(const float *x, const float *add, float *y, size_t lanes,
+                                 const vector_affine *by, const bool residual, const bool relu,
+                                 const bool stream) {
     const vf zero = vf_set1(0.0f);
-    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE];
-    BNI_EACH_VECTOR(v) {
-        const size_t column = c + v * BNI_LANES;
-        center[v] = load_coef(sheet, rows, coef->center, column, part);
-        scale[v] = load_coef(sheet, rows, coef->scale, column, part);
-        shift[v] = load_coef(sheet, rows, coef->shift, column, part);
+    vf z = vf_fma(vf_sub(load(x, lanes, zero), by->center), by->scale, by->shift);
+    if (residual) {
+        z = vf_add(z, load(add, lanes, zero));
     }
+    store(y, lanes, relu ? vf_relu(z) : z, stream);
+}
+
+BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                               size_t lanes, const bool stream, const bni_coef *coef,
+                               const bool residual, const bool relu) {
     const bni_form *form = &sheet->form;
-    const size_t first = rows.at + rows.begin * form->y_stride + c;
-    const float *x = x_at(sheet, rows.at + rows.begin * form->x_stride + c);
-    float *y = (float *)sheet->at.out + first;
+    const size_t first = rows.begin * form->y_stride + c;
+    const float *x = x_at(sheet, rows.begin * form->x_stride + c);
     const float *add = residual ? (const float *)sheet->at.residual + first : NULL;
+    float *y = (float *)sheet->at.out + first;
+    vector_affine by[BNI_TILE];
+    BNI_EACH_VECTOR(v) by[v] = load_affine(coef, c + v * BNI_LANES, lanes);
     for (size_t r = rows.begin; r < rows.end; r++) {
-        fetch_row(x, NULL, y, vectors, part, &sheet->hints, stream);
+        fetch_row(x, NULL, y, vectors, lanes, &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
-            const vf d = vf_sub(load(x + v * BNI_LANES, part, zero), center[v]);
-            vf z = vf_fma(d, scale[v], shift[v]);
-            if (residual) {
-                z = vf_add(z, load(add + v * BNI_LANES, part, zero));
-            }
-            store(y + v * BNI_LANES, part, relu ? vf_relu(z) : z, stream);
+            normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
+                             y + v * BNI_LANES, lanes, &by[v], residual, relu, stream);
         }
         x += form->x_stride;
         y += form->y_stride;
@@ -590,17 +570,47 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     }
 }
 
+BNI_INLINE void normalize_vectors(const bni_sheet *sheet, size_t at, const size_t vectors,
+                                  size_t lanes, const bool stream, const bni_coef *coef,
+                                  size_t plane, const vector_affine *whole, const bool residual,
+                                  const bool relu) {
+    const vector_affine by = lanes == BNI_LANES ? *whole : spread_affine(coef, plane, lanes);
+    const float *x = x_at(sheet, at);
+    const float *add = residual ? (const float *)sheet->at.residual + at : NULL;
+    float *y = (float *)sheet->at.out + at;
+    fetch_row(x, NULL, y, vectors, BNI_LANES, &sheet->hints, stream);
+    BNI_EACH_VECTOR(v) {
+        normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
+                         y + v * BNI_LANES, lanes, &by, residual, relu, stream);
+    }
+}
+
+BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
+                                 const bool relu) {
+    for (size_t p = 0; p < sheet->form.planes; p++) {
+        const size_t at = p * sheet->form.plane_stride;
+        const size_t first = ordinary_of_plane(sheet, sheet->at.out, at);
+        const vector_affine by = spread_affine(coef, p, BNI_LANES);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, residual, relu);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
+                        p, &by, residual, relu);
+    }
+}
+
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
                                 const bool relu) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
-    BNI_WRITE_TILES(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual, relu);
+    if (own.form.plane_stride != 0) {
+        normalize_planes(&own, &values, residual, relu);
+    } else {
+        BNI_WRITE_ROWS(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual,
+                       relu);
+    }
 }
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
-    if (planes_askew(sheet, sheet->at.out)) {
-        BNI_FOR_PARTS(normalize, sheet, sheet->at.out, coef, relu);
-    } else if (!BNI_VARIANTS) {
+    if (!BNI_VARIANTS) {
         normalize_sheet(sheet, coef, sheet->at.residual != NULL, relu);
     } else if (sheet->at.residual == NULL) {
         if (relu) {
@@ -619,46 +629,98 @@ static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
 
 /* ---- The gradient of the input -------------------------------------------------------------- */
 
-/* Of constant statistics x is not looked at, but for the mask. */
-BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
-                                size_t part, const bool stream, const bni_coef *coef,
-                                const bni_mask mask) {
+/* What turns the x and dy of a vector into dx. */
+typedef struct vector_coef {
+    vector_affine affine;
+    vf slope, offset;
+} vector_coef;
+
+BNI_INLINE vector_coef load_vector_coef(const bni_coef *coef, size_t c, size_t lanes) {
     const vf zero = vf_set1(0.0f);
     const bool constant = coef->slope == NULL;
-    vf center[BNI_TILE], scale[BNI_TILE], shift[BNI_TILE], slope[BNI_TILE], offset[BNI_TILE];
-    BNI_EACH_VECTOR(v) {
-        const size_t column = c + v * BNI_LANES;
-        center[v] = load_coef(sheet, rows, coef->center, column, part);
-        scale[v] = load_coef(sheet, rows, coef->scale, column, part);
-        shift[v] = load_coef(sheet, rows, coef->shift, column, part);
-        slope[v] = constant ? zero : load_coef(sheet, rows, coef->slope, column, part);
-        offset[v] = constant ? zero : load_coef(sheet, rows, coef->offset, column, part);
+    return (vector_coef){load_affine(coef, c, lanes),
+                         constant ? zero : load_coef(coef->slope + c, lanes),
+                         constant ? zero : load_coef(coef->offset + c, lanes)};
+}
+
+BNI_INLINE vector_coef spread_vector_coef(const bni_coef *coef, size_t plane, size_t lanes) {
+    const vf zero = vf_set1(0.0f);
+    const bool constant = coef->slope == NULL;
+    return (vector_coef){spread_affine(coef, plane, lanes),
+                         constant ? zero : spread_coef(coef->slope + plane, lanes),
+                         constant ? zero : spread_coef(coef->offset + plane, lanes)};
+}
+
+/* How the vectors of a row are gone through. Of constant statistics x is not looked at, but for the
+ * mask; nor for the gradient itself in a row of weight 0, which is `direct`. */
+typedef struct row_way {
+    bool looks_at_x, direct;
+    vf weight;
+} row_way;
+
+BNI_INLINE row_way way_of_row(const bni_form *form, size_t row, bool constant,
+                              const bni_mask mask) {
+    const float weight = form->weight == NULL ? 1.0f : bni_weight(form, row);
+    return (row_way){!constant || mask == BNI_MASK_X, constant || weight == 0.0f, vf_set1(weight)};
+}
+
+BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out, size_t lanes,
+                                  const vector_coef *by, const row_way *way, const bni_mask mask,
+                                  const bool stream) {
+    const vf center = by->affine.center, scale = by->affine.scale;
+    const vf d =
+        way->looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
+    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, mask);
+    if (sheet->at.dresidual != NULL) {
+        store((float *)sheet->at.dresidual + out, lanes, g, false);
     }
+    if (!way->direct) {
+        g = vf_fma(way->weight, vf_fma(d, by->slope, by->offset), g);
+    }
+    store((float *)sheet->at.dx + in, lanes, vf_mul(scale, g), stream);
+}
+
+BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
+                                size_t lanes, const bool stream, const bni_coef *coef,
+                                const bni_mask mask) {
     const bni_form *form = &sheet->form;
-    const bni_buffers *at = &sheet->at;
-    const bool looks_at_x = !constant || mask == BNI_MASK_X;
+    vector_coef by[BNI_TILE];
+    BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes);
     for (size_t r = rows.begin; r < rows.end; r++) {
-        const size_t in = rows.at + r * form->x_stride + c, out = rows.at + r * form->y_stride + c;
-        const float *x = (const float *)at->x + in;
-        float *dx = (float *)at->dx + in;
-        vf d[BNI_TILE], g[BNI_TILE];
-        fetch_row(x, (const float *)at->dy + out, dx, vectors, part, &sheet->hints, stream);
+        const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
+        const row_way way = way_of_row(form, r, coef->slope == NULL, mask);
+        fetch_row(x_at(sheet, in), dy_at(sheet, out), (float *)sheet->at.dx + in, vectors, lanes,
+                  &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
-            d[v] = looks_at_x ? vf_sub(load(x + v * BNI_LANES, part, center[v]), center[v]) : zero;
-            g[v] = gradient_at(at, out + v * BNI_LANES, part, d[v], scale[v], shift[v], mask);
+            grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, &by[v], &way,
+                              mask, stream);
         }
-        if (at->dresidual != NULL) {
-            BNI_EACH_VECTOR(v) {
-                store((float *)at->dresidual + out + v * BNI_LANES, part, g[v], false);
-            }
-        }
-        if (!constant && !(form->weight != NULL && is_left_out(form, r))) {
-            const vf weight = vf_set1(form->weight == NULL ? 1.0f : bni_weight(form, r));
-            BNI_EACH_VECTOR(v) {
-                g[v] = vf_fma(weight, vf_fma(d[v], slope[v], offset[v]), g[v]);
-            }
-        }
-        BNI_EACH_VECTOR(v) store(dx + v * BNI_LANES, part, vf_mul(scale[v], g[v]), stream);
+    }
+}
+
+BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size_t vectors,
+                                   size_t lanes, const bool stream, const bni_coef *coef,
+                                   size_t plane, const vector_coef *whole, const row_way *way,
+                                   const bni_mask mask) {
+    const vector_coef by = lanes == BNI_LANES ? *whole : spread_vector_coef(coef, plane, lanes);
+    fetch_row(x_at(sheet, at), dy_at(sheet, at), (float *)sheet->at.dx + at, vectors, BNI_LANES,
+              &sheet->hints, stream);
+    BNI_EACH_VECTOR(v) {
+        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes, &by, way, mask,
+                          stream);
+    }
+}
+
+BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
+                                  const bni_mask mask) {
+    const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, mask);
+    for (size_t p = 0; p < sheet->form.planes; p++) {
+        const size_t at = p * sheet->form.plane_stride;
+        const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at);
+        const vector_coef by = spread_vector_coef(coef, p, BNI_LANES);
+        BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, mask);
+        BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
+                        p, &by, &way, mask);
     }
 }
 
@@ -666,14 +728,14 @@ BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
                                  const bni_mask mask) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
-    BNI_WRITE_TILES(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, mask);
+    if (own.form.plane_stride != 0) {
+        grad_input_planes(&own, &values, mask);
+    } else {
+        BNI_WRITE_ROWS(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, mask);
+    }
 }
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
-    if (planes_askew(sheet, sheet->at.dx)) {
-        BNI_FOR_PARTS(grad_input, sheet, sheet->at.dx, coef, mask);
-        return;
-    }
     if (!BNI_VARIANTS) {
         grad_input_sheet(sheet, coef, mask);
         return;
@@ -692,7 +754,4 @@ static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask ma
 }
 
 #define BNI_DATA_KERNELS                                                                           \
-    {                                                                                              \
-        .tile = BNI_TILE * BNI_LANES, .moments = moments, .normalize = normalize,                  \
-        .grad_sums = grad_sums, .grad_input = grad_input                                           \
-    }
+    { .moments = moments, .normalize = normalize, .grad_sums = grad_sums, .grad_input = grad_input }

@@ -34,7 +34,7 @@ static void fold(double *s, size_t outer, size_t features, size_t inner) {
                 sum[i % 8] += from[i];
             }
             s[f] =
-                ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+                ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
         }
     }
     for (size_t o = 1; o < outer; o++) {

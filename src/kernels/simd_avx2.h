@@ -117,3 +117,9 @@ static inline vd vd_from(vf a) {
 static inline vd vd_add(vd a, vd b) {
     return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
 }
+
+static inline double vd_total(vd a) {
+    const __m256d four = _mm256_add_pd(a.low, a.high);
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}

@@ -137,6 +137,11 @@ static inline vd vd_add(vd a, vd b) {
     return a;
 }
 
+/* The sum of all lanes, half to half. */
+static inline double vd_total(vd a) {
+    return (a.lane[0] + a.lane[2]) + (a.lane[1] + a.lane[3]);
+}
+
 /* a * b + c. The product of two floats is exact in double, so one rounding of the sum and one to
  * float remain: what fma() gives but in rare cases of double rounding, at a fraction of its cost
  * where it is a function call. (Not lane by lane: GCC 12 takes (double)(float)x for x where it makes

@@ -100,3 +100,7 @@ static inline vd vd_from(vf a) {
 static inline vd vd_add(vd a, vd b) {
     return (vd){vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
 }
+
+static inline double vd_total(vd a) {
+    return vaddvq_f64(vaddq_f64(a.low, a.high));
+}

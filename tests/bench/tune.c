@@ -39,6 +39,7 @@ static const field fields[] = {
     {SIZE(stream_rows), {1, 2, 4, 8, -1}},
     {SIZE(far_rows), {1, 2, 4, 8, -1}},
     {FROM(far_from), {1048576, 2097152, 4194304, 8388608, 16777216, -1}},
+    {SIZE(planes_from), {16, 32, 64, 128, 256, -1}},
 };
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 

@@ -63,21 +63,18 @@ static double *sums(size_t which, size_t count, bool at_end) {
 /* ---- Sheets ---------------------------------------------------------------------------------- */
 
 typedef struct form {
-    size_t rows, cols, gap, planes, tail, plane_gap;
-    bool broadcast;
+    size_t rows, cols, gap, planes, plane_gap; /* planes: 0, or one row each */
 } form;
 
 /* Below, at and above the widths of vectors and tiles, rows that are streamed from their first whole
- * line on (256 columns and more), planes of whole and broken rows. */
+ * line on (256 columns and more), planes of whole and broken lines and runs. */
 static const form forms[] = {
-    {1, 1, 0, 0, 0, 0, false},    {3, 7, 0, 0, 0, 0, false},    {4, 16, 0, 0, 0, 0, false},
-    {5, 33, 3, 0, 0, 0, false},   {2, 64, 16, 0, 0, 0, false},  {3, 131, 1, 0, 0, 0, false},
-    {3, 256, 0, 0, 0, 0, false},  {4, 300, 0, 0, 0, 0, false},  {3, 300, 20, 0, 0, 0, false},
-    {2, 509, 3, 0, 0, 0, false},  {2, 512, 16, 0, 0, 0, false}, {3, 8, 0, 3, 5, 0, false},
-    {2, 16, 0, 2, 0, 0, false},   {2, 32, 0, 3, 31, 0, false},  {1, 64, 0, 2, 1, 0, false},
-    {2, 64, 0, 3, 63, 16, false}, {3, 32, 0, 1, 17, 0, false},  {0, 32, 0, 2, 19, 0, false},
-    {4, 64, 0, 1, 0, 1, false},   {1, 9, 0, 5, 0, 0, true},     {1, 16, 0, 3, 0, 0, true},
-    {1, 49, 0, 7, 0, 0, true},    {1, 300, 0, 3, 0, 4, true},   {1, 127, 0, 2, 0, 1, true}};
+    {1, 1, 0, 0, 0},    {3, 7, 0, 0, 0},   {4, 16, 0, 0, 0},   {5, 33, 3, 0, 0},
+    {2, 64, 16, 0, 0},  {3, 131, 1, 0, 0}, {3, 256, 0, 0, 0},  {4, 300, 0, 0, 0},
+    {3, 300, 20, 0, 0}, {2, 509, 3, 0, 0}, {2, 512, 16, 0, 0}, {9, 40, 0, 0, 0},
+    {17, 70, 2, 0, 0},  {1, 9, 0, 5, 0},   {1, 16, 0, 3, 0},   {1, 49, 0, 7, 0},
+    {1, 300, 0, 3, 4},  {1, 127, 0, 2, 1}, {1, 128, 0, 2, 0},  {1, 144, 0, 1, 16},
+    {1, 256, 0, 2, 0},  {1, 400, 0, 3, 0}, {1, 321, 0, 2, 15}, {1, 1, 0, 3, 0}};
 
 typedef struct setting {
     const form *of;
@@ -85,9 +82,9 @@ typedef struct setting {
     size_t band, shift; /* where an output begins, in elements, unless it ends at the guard */
 } setting;
 
-/* A plane has BNI_PLANE_WIDTH columns, however many of them its rows have. */
+/* How many values belong to columns: one a plane. */
 static size_t columns_of(const form *f) {
-    return f->planes == 0 ? f->cols : f->planes * (f->broadcast ? 1 : BNI_PLANE_WIDTH);
+    return f->planes == 0 ? f->cols : f->planes;
 }
 
 static size_t stride_of(const form *f) {
@@ -95,7 +92,7 @@ static size_t stride_of(const form *f) {
 }
 
 static size_t plane_of(const form *f) {
-    return f->rows * f->cols + f->tail + f->plane_gap;
+    return f->cols + f->plane_gap;
 }
 
 static size_t count_of(const form *f) {
@@ -125,10 +122,8 @@ static bni_sheet sheet_of(const setting *s) {
                                 .x_stride = stride_of(f),
                                 .y_stride = stride_of(f),
                                 .planes = f->planes == 0 ? 1 : f->planes,
-                                .plane_stride = f->planes == 0 ? 0 : plane_of(f),
-                                .tail = f->tail,
-                                .broadcast = f->broadcast},
-                       .hints = {.band = s->band < f->rows || f->rows == 0 ? s->band : f->rows,
+                                .plane_stride = f->planes == 0 ? 0 : plane_of(f)},
+                       .hints = {.band = s->band < f->rows ? s->band : f->rows,
                                  .x_ahead = ahead,
                                  .dy_ahead = ahead,
                                  .part_ahead = 64,
@@ -136,22 +131,22 @@ static bni_sheet sheet_of(const setting *s) {
     if (s->weighted) {
         const size_t count = f->planes == 0 ? f->rows : 1;
         float *placed = floats(&buffers[WEIGHT], count, s->at_end);
-        memcpy(placed, weights + (f->planes == 0 ? 0 : f->rows % 3), count * sizeof *placed);
+        for (size_t r = 0; r < count; r++) {
+            placed[r] = weights[(r + f->planes) % COUNT_OF(weights)];
+        }
         sheet.form.weight = placed;
         sheet.form.weight_step = f->planes == 0;
     }
     return sheet;
 }
 
-/* Multiples of step and what is added to them, a value a column; all of a plane's are its feature's.
- */
+/* Multiples of step and what is added to them, a value a column. */
 static const float *coefficient(const setting *s, size_t which, float step, float more) {
-    const size_t count = columns_of(s->of),
-                 each = columns_of(s->of) / (s->of->planes == 0 ? count : s->of->planes);
+    const size_t count = columns_of(s->of);
     float *values = floats(&arrays[which], count, s->at_end);
     fill_multiples(values, count, step, (unsigned)which);
     for (size_t c = 0; c < count; c++) {
-        values[c] = c % each == 0 ? values[c] + more : values[c - 1];
+        values[c] += more;
     }
     return values;
 }
@@ -172,15 +167,13 @@ typedef struct place {
 
 /* The next element, in any order; false behind the last. Begins with {0, 0, 0} and k = 0. */
 static bool next_place(const form *f, size_t k, place *p) {
-    const size_t width = f->cols, plane = f->rows * width + f->tail;
+    const size_t row = k / f->cols, in = k % f->cols;
     if (f->planes == 0) {
-        *p = (place){k / width * stride_of(f) + k % width, k % width, k / width};
-        return k < f->rows * width;
+        *p = (place){row * stride_of(f) + in, in, row};
+        return row < f->rows;
     }
-    const size_t in = k % plane;
-    const size_t column = k / plane * BNI_PLANE_WIDTH + in % width;
-    *p = (place){k / plane * plane_of(f) + in, f->broadcast ? k / plane : column, in / width};
-    return k < f->planes * plane;
+    *p = (place){row * plane_of(f) + in, row, 0};
+    return row < f->planes;
 }
 
 static double value_at(const void *values, place p) {
@@ -211,8 +204,8 @@ static double g_at(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, 
 
 static void describe_setting(const setting *s, const char *kernel, int variant) {
     const form *f = s->of;
-    print_error("%s %d: %zu x %zu + %zu, %zu planes, tail %zu, band %zu, shift %zu%s%s%s%s\n",
-                kernel, variant, f->rows, f->cols, f->gap, f->planes, f->tail, s->band, s->shift,
+    print_error("%s %d: %zu x %zu + %zu, %zu planes, band %zu, shift %zu%s%s%s%s\n", kernel,
+                variant, f->rows, f->cols, f->gap, f->planes, s->band, s->shift,
                 s->at_end ? ", at the end" : "", s->stream ? ", streamed" : "",
                 s->ahead ? ", ahead" : "", s->weighted ? ", weighted" : "");
 }
@@ -342,8 +335,7 @@ static void check_variants(void (*check)(const setting *s, const bn_kernels *ker
                          .ahead = bits & 4,
                          .weighted = bits & 8,
                          .band = 100};
-            if ((s.stream && !writes) || (forms[k].planes > 0 && !s.of->broadcast &&
-                                          s.of->cols > BNI_PLANE_WIDTH / 2 && !writes)) {
+            if (s.stream && !writes) {
                 continue;
             }
             for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(shifts) : 1); m++) {

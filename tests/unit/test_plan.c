@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const bni_tuning usual = BNI_TUNING_DEFAULT;
-static const bni_tuning other = {0, 0, 0, 24, 8, 32, 8, 100, 1, 2, 0};
+static const bni_tuning other = {0, 0, 0, 24, 8, 32, 8, 100, 1, 2, 0, 40};
 
 enum { MOST_WRITTEN = 700 };
 
@@ -35,27 +35,21 @@ static void mark_sheet(marks *m, const bni_sheet *sheet) {
         for (size_t r = 0; r < sheet->form.rows; r++) {
             mark(m, x + r * sheet->form.x_stride, sheet->form.cols);
         }
-        if (sheet->form.tail != 0) {
-            mark(m, x + sheet->form.rows * sheet->form.x_stride, sheet->form.tail);
-        }
     }
 }
 
 static void check_limits(const bni_cut *cut, bni_pass pass, const bni_sheet *sheet) {
-    const bool few = cut->layout == BNI_FEW, writes = pass != BNI_READS;
+    const bni_form *form = &sheet->form;
     const bool wide = pass == BNI_WRITES && cut->layout == BNI_ROWS && cut->inner == 1;
-    assert_true(sheet->form.rows == 0 || sheet->hints.band >= 1);
-    assert_true(sheet->form.broadcast == few);
-    if (sheet->form.plane_stride == 0) {
-        assert_true(sheet->form.rows >= 1 && sheet->form.rows <= BNI_SHEET_ROWS &&
-                    sheet->form.planes == 1);
-        assert_true(sheet->form.cols <= (wide ? cut->group_features : BNI_PANEL));
+    assert_true(sheet->hints.band >= 1 && form->rows >= 1 && form->cols >= 1 && form->planes >= 1);
+    assert_true((form->plane_stride != 0) == (cut->layout == BNI_PLANES));
+    if (form->plane_stride == 0) {
+        assert_true(form->rows <= BNI_SHEET_ROWS && form->planes == 1);
+        assert_true(form->cols <= (wide ? cut->group_features : BNI_PANEL));
     } else {
-        assert_true(few || sheet->form.planes * BNI_PLANE_WIDTH <= BNI_PANEL);
-        assert_true(few ? sheet->form.rows == 1 && sheet->form.tail == 0
-                        : sheet->form.cols <= BNI_PLANE_WIDTH);
-        assert_true(!few || writes || sheet->form.planes <= BNI_NARROW);
-        assert_true(sheet->form.tail < sheet->form.cols);
+        assert_true(form->rows == 1 && form->cols <= form->plane_stride);
+        assert_true(pass == BNI_WRITES || form->planes <= BNI_NARROW);
+        assert_true(form->planes > 1 || form->cols <= BNI_SHEET_ELEMENTS);
     }
 }
 
@@ -68,8 +62,7 @@ static void check_cut(const bni_cut *cut, bni_pass pass, marks *m) {
     assert_true((cut->groups - 1) * cut->group_features < shape->features);
     for (size_t group = 0; group < cut->groups; group++) {
         for (size_t chunk = 0; chunk < cut->chunks; chunk++) {
-            bni_walk walk =
-                bni_walk_begin(cut, bni_kernels_select(), &data, pass, (bni_task){group, chunk});
+            bni_walk walk = bni_walk_begin(cut, &data, pass, (bni_task){group, chunk});
             bni_sheet sheet;
             while (bni_walk_next(&walk, &sheet)) {
                 check_limits(cut, pass, &sheet);
@@ -100,11 +93,10 @@ static uint64_t rows_of_sums(const bni_cut *cut, const float *x, size_t group) {
     const bni_buffers data = {.x = x};
     uint64_t digest = 0;
     for (size_t chunk = 0; chunk < cut->chunks; chunk++) {
-        bni_walk walk =
-            bni_walk_begin(cut, bni_kernels_select(), &data, BNI_READS, (bni_task){group, chunk});
+        bni_walk walk = bni_walk_begin(cut, &data, BNI_READS, (bni_task){group, chunk});
         bni_sheet sheet;
         while (bni_walk_next(&walk, &sheet)) {
-            digest = (digest * 31 + sheet.form.rows) * 31 + sheet.form.tail;
+            digest = digest * 31 + bni_depth(&sheet.form);
         }
         digest = digest * 31 + 7;
     }
