@@ -74,11 +74,11 @@ BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t 
     return has_lead(sheet, stride) ? elements_to(out + row * stride, BNI_LANES) : 0;
 }
 
-/* Whether rows can be streamed: they have a lead, or all begin at multiples of 16 bytes. */
+/* Whether rows can be streamed: they have a lead, or all begin at cache lines. */
 BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    const bool quarters = (uintptr_t)out % 16 == 0 && stride % 4 == 0;
+    const bool lines = elements_to(out, BNI_PAD) == 0 && stride % BNI_PAD == 0;
     return sheet->hints.stream && (uintptr_t)out % sizeof *out == 0 &&
-           (quarters || has_lead(sheet, stride));
+           (lines || has_lead(sheet, stride));
 }
 
 BNI_INLINE vf load(const float *from, size_t lanes, vf rest) {
@@ -664,17 +664,26 @@ BNI_INLINE row_way way_of_row(const bni_form *form, size_t row, bool constant,
     return (row_way){!constant || mask == BNI_MASK_X, constant || weight == 0.0f, vf_set1(weight)};
 }
 
+/* What is known of a call before: the mask, and whether there are neither weights nor constant
+ * statistics nor a gradient of the residual. */
+typedef struct input_kind {
+    bni_mask mask;
+    bool plain;
+} input_kind;
+
 BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out, size_t lanes,
-                                  const vector_coef *by, const row_way *way, const bni_mask mask,
+                                  const vector_coef *by, const row_way *way, const input_kind kind,
                                   const bool stream) {
     const vf center = by->affine.center, scale = by->affine.scale;
-    const vf d =
-        way->looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
-    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, mask);
-    if (sheet->at.dresidual != NULL) {
+    const bool looks_at_x = kind.plain || way->looks_at_x;
+    const vf d = looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
+    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.mask);
+    if (!kind.plain && sheet->at.dresidual != NULL) {
         store((float *)sheet->at.dresidual + out, lanes, g, false);
     }
-    if (!way->direct) {
+    if (kind.plain) {
+        g = vf_add(vf_fma(d, by->slope, by->offset), g);
+    } else if (!way->direct) {
         g = vf_fma(way->weight, vf_fma(d, by->slope, by->offset), g);
     }
     store((float *)sheet->at.dx + in, lanes, vf_mul(scale, g), stream);
@@ -682,18 +691,18 @@ BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out,
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
                                 size_t lanes, const bool stream, const bni_coef *coef,
-                                const bni_mask mask) {
+                                const input_kind kind) {
     const bni_form *form = &sheet->form;
     vector_coef by[BNI_TILE];
     BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes);
     for (size_t r = rows.begin; r < rows.end; r++) {
         const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
-        const row_way way = way_of_row(form, r, coef->slope == NULL, mask);
+        const row_way way = way_of_row(form, r, coef->slope == NULL, kind.mask);
         fetch_row(x_at(sheet, in), dy_at(sheet, out), (float *)sheet->at.dx + in, vectors, lanes,
                   &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
             grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, &by[v], &way,
-                              mask, stream);
+                              kind, stream);
         }
     }
 }
@@ -701,54 +710,56 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
 BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size_t vectors,
                                    size_t lanes, const bool stream, const bni_coef *coef,
                                    size_t plane, const vector_coef *whole, const row_way *way,
-                                   const bni_mask mask) {
+                                   const input_kind kind) {
     const vector_coef by = lanes == BNI_LANES ? *whole : spread_vector_coef(coef, plane, lanes);
     fetch_row(x_at(sheet, at), dy_at(sheet, at), (float *)sheet->at.dx + at, vectors, BNI_LANES,
               &sheet->hints, stream);
     BNI_EACH_VECTOR(v) {
-        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes, &by, way, mask,
+        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes, &by, way, kind,
                           stream);
     }
 }
 
 BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
-                                  const bni_mask mask) {
-    const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, mask);
+                                  const input_kind kind) {
+    const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, kind.mask);
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at);
         const vector_coef by = spread_vector_coef(coef, p, BNI_LANES);
-        BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, mask);
+        BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, kind);
         BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
-                        p, &by, &way, mask);
+                        p, &by, &way, kind);
     }
 }
 
 BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
-                                 const bni_mask mask) {
+                                 const input_kind kind) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
     if (own.form.plane_stride != 0) {
-        grad_input_planes(&own, &values, mask);
+        grad_input_planes(&own, &values, kind);
     } else {
-        BNI_WRITE_ROWS(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, mask);
+        BNI_WRITE_ROWS(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, kind);
     }
 }
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
-    if (!BNI_VARIANTS) {
-        grad_input_sheet(sheet, coef, mask);
+    const bool plain =
+        sheet->form.weight == NULL && coef->slope != NULL && sheet->at.dresidual == NULL;
+    if (!BNI_VARIANTS || !plain) {
+        grad_input_sheet(sheet, coef, (input_kind){mask, false});
         return;
     }
     switch (mask) {
     case BNI_MASK_X:
-        grad_input_sheet(sheet, coef, BNI_MASK_X);
+        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_X, true});
         break;
     case BNI_MASK_Y:
-        grad_input_sheet(sheet, coef, BNI_MASK_Y);
+        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_Y, true});
         break;
     default:
-        grad_input_sheet(sheet, coef, BNI_MASK_NONE);
+        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_NONE, true});
         break;
     }
 }

@@ -56,15 +56,8 @@ static inline vf vf_part(vf a, size_t count) {
     return _mm256_and_ps(a, _mm256_castsi256_ps(wanted));
 }
 
-/* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
- * together by the core's write buffers, as long as its pieces come one after the other. */
 static inline void vf_stream(float *to, vf v) {
-    if (((uintptr_t)to & 31) == 0) {
-        _mm256_stream_ps(to, v);
-    } else {
-        _mm_stream_ps(to, _mm256_castps256_ps128(v));
-        _mm_stream_ps(to + 4, _mm256_extractf128_ps(v, 1));
-    }
+    _mm256_stream_ps(to, v);
 }
 
 static inline vf vf_set1(float value) {

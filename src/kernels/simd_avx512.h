@@ -38,17 +38,8 @@ static inline vf vf_part(vf a, size_t count) {
     return _mm512_maskz_mov_ps(first_lanes(count), a);
 }
 
-/* Past the caches; to is at a multiple of 16 bytes. A line that is written in pieces is put
- * together by the core's write buffers, as long as its pieces come one after the other. */
 static inline void vf_stream(float *to, vf v) {
-    if (((uintptr_t)to & 63) == 0) {
-        _mm512_stream_ps(to, v);
-    } else {
-        _mm_stream_ps(to, _mm512_castps512_ps128(v));
-        _mm_stream_ps(to + 4, _mm512_extractf32x4_ps(v, 1));
-        _mm_stream_ps(to + 8, _mm512_extractf32x4_ps(v, 2));
-        _mm_stream_ps(to + 12, _mm512_extractf32x4_ps(v, 3));
-    }
+    _mm512_stream_ps(to, v);
 }
 
 static inline vf vf_set1(float value) {

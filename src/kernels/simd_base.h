@@ -71,7 +71,7 @@ static inline vf vf_part(vf a, size_t count) {
     return vf_load_part(lane, count, vf_set1(0.0f));
 }
 
-/* Past the caches, where there are instructions for it; to is at a multiple of 16 bytes then. */
+/* Past the caches, where there are instructions for it; to is at a multiple of a vector's size. */
 static inline void vf_stream(float *to, vf v) {
 #if defined(__SSE2__)
     _mm_stream_ps(to, v);
