@@ -98,27 +98,13 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
     kernels->features.fold(s2, cut->outer, features, cut->inner);
 }
 
-/* Whether float runs could hold a sum of products: it is finite, and not so little that its addends
- * may have lost digits. */
-static bool products_held(double s1, double s2) {
-    return bni_finite_double(s1) && bni_finite_double(s2) &&
-           (s2 == 0.0 || !bni_within(s2, BNI_LEAST_PRODUCTS));
-}
-
-static bool gradients_held(const double *s1, const double *s2, size_t features) {
-    int bad = 0;
-    for (size_t f = 0; f < features; f++) {
-        bad |= !products_held(s1[f], s2[f]);
-    }
-    return bad == 0;
-}
-
 /* Each feature that float runs did not hold, alone: none depends on others. */
 static void gradients_exactly(const backward_work *work, bni_task task, const bni_coef *coef,
                               double *s1, double *s2) {
     bni_feature of = {work->cut, &work->data, task, 0};
     for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
-        if (!products_held(s1[of.place], s2[of.place])) {
+        if (!work->layer->internal.kernels->features.held(&s1[of.place], &s2[of.place], 1,
+                                                          BNI_LEAST_PRODUCTS, true)) {
             bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
         }
     }
@@ -133,7 +119,7 @@ static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
     const bni_trial trial = bni_trial_begin();
     sum_sheets(work, task, &coef, s1, s2);
-    if (!gradients_held(s1, s2, features)) {
+    if (!work->layer->internal.kernels->features.held(s1, s2, features, BNI_LEAST_PRODUCTS, true)) {
         bni_trial_undo(trial);
         gradients_exactly(work, task, &coef, s1, s2);
     }

@@ -104,12 +104,11 @@ static void end_sums(block_sums *sums) {
     sums->kernels->features.fold(sums->s2, cut->outer, sums->features, cut->inner);
 }
 
-/* pivot += s1 / count, unless the sum is beyond float. */
+/* To the mean, by the sums about the pivot. */
 static void move_pivot(block_sums *sums) {
     end_sums(sums);
-    for (size_t f = 0; sums->count > 0.0 && f < sums->features; f++) {
-        const float moved = (float)((double)sums->pivot[f] + sums->s1[f] / sums->count);
-        sums->pivot[f] = bni_finite(moved) ? moved : sums->pivot[f];
+    if (sums->count > 0.0) {
+        sums->kernels->features.move_pivot(sums->pivot, sums->s1, sums->features, sums->count);
     }
 }
 
@@ -194,24 +193,18 @@ static bni_sums sum_blocks(block_sums *sums, const bni_buffers *data, bni_task t
     return all;
 }
 
-static bool squares_held(const bni_sums *sums, size_t f, double eps) {
-    return bni_finite_double(sums->m2[f]) &&
-           (eps >= LEAST_EPS || sums->m2[f] >= BNI_LEAST_PRODUCTS);
-}
-
-static bool moments_held(const bni_sums *sums, size_t features, double eps) {
-    int bad = 0;
-    for (size_t f = 0; f < features; f++) {
-        bad |= !squares_held(sums, f, eps);
-    }
-    return bad == 0;
+/* eps outweighs whatever squares lose that are subnormal in float, if it is not itself so little. */
+static double least_squares(double eps) {
+    return eps >= LEAST_EPS ? 0.0 : BNI_LEAST_PRODUCTS;
 }
 
 /* Each feature that float runs did not hold, alone: none depends on others. */
-static void moments_exactly(const bni_sums *sums, bni_feature of, double eps) {
+static void moments_exactly(const bni_feature_kernels *features, const bni_sums *sums,
+                            bni_feature of, double eps) {
     for (; of.place < bni_group_size(of.cut, of.task.group); of.place++) {
-        if (!squares_held(sums, of.place, eps)) {
-            bni_exact_moments(&of, &sums->mean[of.place], &sums->m2[of.place]);
+        double *mean = &sums->mean[of.place], *m2 = &sums->m2[of.place];
+        if (!features->held(mean, m2, 1, least_squares(eps), false)) {
+            bni_exact_moments(&of, mean, m2);
         }
     }
 }
@@ -225,9 +218,9 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
     const bni_buffers data = {.x = x};
     const bni_trial trial = bni_trial_begin();
     const bni_sums all = sum_blocks(&sums, &data, task, part);
-    if (!moments_held(&all, sums.features, eps)) {
+    if (!kernels->features.held(all.mean, all.m2, sums.features, least_squares(eps), false)) {
         bni_trial_undo(trial);
-        moments_exactly(&all, (bni_feature){cut, &data, task, 0}, eps);
+        moments_exactly(&kernels->features, &all, (bni_feature){cut, &data, task, 0}, eps);
     }
     part->count = all.count;
 }

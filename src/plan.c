@@ -232,7 +232,8 @@ static void set_rows(bni_walk *walk, size_t left, size_t full_cols, bni_sheet *s
     }
     sheet->form.rows = rows;
     sheet->hints.band = walk->pass == BNI_READS ? rows : band_rows(walk, &sheet->form);
-    if (walk->pass == BNI_WRITES && sheet->hints.x_ahead != 0) { /* what this band has is too near */
+    if (walk->pass == BNI_WRITES &&
+        sheet->hints.x_ahead != 0) { /* what this band has is too near */
         const size_t x_band = sheet->hints.band * sheet->form.x_stride;
         const size_t y_band = sheet->hints.band * sheet->form.y_stride;
         const size_t bands = bni_divide_up(sheet->hints.x_ahead, x_band);

@@ -11,8 +11,9 @@ static inline size_t bni_smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
 
+/* (A division is dear beside the smallest batch.) */
 static inline size_t bni_divide_up(size_t a, size_t b) {
-    return a / b + (a % b != 0);
+    return a <= b ? a != 0 : a / b + (a % b != 0);
 }
 
 /* So many elements that arrays of them, one behind the other, share no cache line. */

@@ -39,7 +39,6 @@ struct bni_tasks {
     size_t done; /* shares that are known to be empty, from its own on */
 };
 
-/* (A division is dear beside the smallest batch.) */
 static size_t share_begin(const run *r, size_t thread) {
     return r->threads == 1 ? r->tasks * thread : r->tasks * thread / r->threads;
 }
@@ -64,8 +63,10 @@ bool bni_next_task(bni_tasks *tasks, bni_task *task) {
         const size_t taken = take_task(&r->taken[thread], r->threads == 1);
         if (taken < end - begin) {
             const size_t i = r->order == BNI_BY_CHUNK_BACK ? end - 1 - taken : begin + taken;
-            *task = r->order == BNI_BY_GROUP ? (bni_task){i / cut->chunks, i % cut->chunks}
-                                             : (bni_task){i % cut->groups, i / cut->groups};
+            *task = cut->groups == 1           ? (bni_task){0, i}
+                    : cut->chunks == 1         ? (bni_task){i, 0}
+                    : r->order == BNI_BY_GROUP ? (bni_task){i / cut->chunks, i % cut->chunks}
+                                               : (bni_task){i % cut->groups, i / cut->groups};
             return true;
         }
     }

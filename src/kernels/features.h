@@ -25,6 +25,13 @@ typedef struct bni_feature_kernels {
      * to d for all o < outer, i < inner. */
     void (*fold)(double *s, size_t outer, size_t features, size_t inner);
 
+    /* pivot += s1 / count, where that is finite; count is not 0. */
+    void (*move_pivot)(float *pivot, const double *s1, size_t features, double count);
+
+    /* Whether float runs could hold the sums of all features: each s1 is finite, and each s2, which is
+     * at least `least` in size, or 0 where that may be. */
+    bool (*held)(const double *s1, const double *s2, size_t features, double least, bool zero);
+
     /* Merges a block of data, given by its sums about a pivot, into `into`, which is 0 throughout
      * where it is empty. A sum of squares that is NaN or Inf makes m2 such. */
     void (*merge_block)(bni_sums *into, size_t features, double count, const float *pivot,

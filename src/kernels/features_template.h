@@ -44,6 +44,27 @@ static void fold(double *s, size_t outer, size_t features, size_t inner) {
     }
 }
 
+static void move_pivot(float *restrict pivot, const double *restrict s1, size_t features,
+                       double count) {
+    const double part = 1.0 / count;
+    for (size_t d = 0; d < features; d++) {
+        const double moved = (double)pivot[d] + s1[d] * part;
+        pivot[d] = (float)choose(bni_within(moved, FLT_MAX), moved, (double)pivot[d]);
+    }
+}
+
+static bool held(const double *restrict s1, const double *restrict s2, size_t features,
+                 double least, bool zero) {
+    uint64_t bad = 0;
+    for (size_t d = 0; d < features; d++) {
+        const uint64_t size = bni_double_bits(s2[d]) << 1; /* without its sign, as a number */
+        const uint64_t small =
+            (uint64_t)(size < bni_double_bits(least) << 1) & !(zero & (size == 0));
+        bad |= small | !bni_finite_double(s1[d]) | !bni_finite_double(s2[d]);
+    }
+    return bad == 0;
+}
+
 /* T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for Computing the Sample Variance", The
  * American Statistician 37 (1983): formula 2.1 for two parts of any size. */
 static void merge(bni_sums *into, const bni_sums *from, size_t features) {
@@ -211,8 +232,8 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
 
 #define BNI_FEATURE_KERNELS                                                                        \
     {                                                                                              \
-        .fold = fold, .merge = merge, .merge_block = merge_block,                                  \
-        .finish_moments = finish_moments, .finish_running = finish_running,                        \
-        .running_scale = running_scale, .running = running, .affine = affine,                      \
-        .finish_gradients = finish_gradients                                                       \
+        .fold = fold, .move_pivot = move_pivot, .held = held, .merge = merge,                      \
+        .merge_block = merge_block, .finish_moments = finish_moments,                              \
+        .finish_running = finish_running, .running_scale = running_scale, .running = running,      \
+        .affine = affine, .finish_gradients = finish_gradients                                     \
     }
