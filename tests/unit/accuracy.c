@@ -1,6 +1,7 @@
 /*
  * Prints how far the library is from the reference: for every shape the worst error of each
- * quantity over all offsets and spreads, then for each quantity the case that it comes from.
+ * quantity over all offsets and spreads, for data that is not normal the worst over several shapes,
+ * then for each quantity the case that it comes from.
  *
  *     accuracy           what takes some seconds
  *     accuracy --full    up to 1,000,000 x 64 and 32 x 64 x 112*112, which takes minutes and 3 GB
@@ -45,6 +46,14 @@ static void print_shape(const accuracy_case *c) {
     printf("%-18s", shape);
 }
 
+static void print_errors(const char *of, const worst *w) {
+    printf("%-*s", *of ? 18 : 0, of);
+    for (int q = 0; q < QUANTITIES; q++) {
+        printf("%9.3g", w->error[q]);
+    }
+    printf("\n");
+}
+
 /* Measures a shape under every offset and the spreads given, and prints its row. */
 static void measure_shape(worst *overall, accuracy_case c, size_t spreads, const double *spread) {
     worst here = {.error = {0}};
@@ -59,10 +68,28 @@ static void measure_shape(worst *overall, accuracy_case c, size_t spreads, const
             worst_update(overall, &errors, &c);
         }
     }
-    for (int q = 0; q < QUANTITIES; q++) {
-        printf("%9.3g", here.error[q]);
+    print_errors("", &here);
+}
+
+/* All data but the normal, of batches that end within and behind blocks, along rows and planes. */
+static void measure_data(worst *overall) {
+    static const size_t shapes[][3] = {{2, 40, 1},   {9, 40, 1},    {17, 40, 1},   {64, 40, 1},
+                                       {300, 40, 1}, {2500, 40, 1}, {20000, 5, 1}, {3, 40, 100},
+                                       {40, 7, 36},  {5, 40, 900},  {2, 3, 20000}};
+    for (accuracy_data data = ACCURACY_SORTED; data < ACCURACY_DATA; data++) {
+        worst here = {.error = {0}};
+        for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+            const accuracy_case c = {.n = shapes[k][0],
+                                     .num_features = shapes[k][1],
+                                     .spatial = shapes[k][2],
+                                     .spread = 1,
+                                     .data = data};
+            ref_errors errors = accuracy_measure(&c);
+            worst_update(&here, &errors, &c);
+            worst_update(overall, &errors, &c);
+        }
+        print_errors(accuracy_names[data], &here);
     }
-    printf("\n");
 }
 
 /* x, y, dy and dx, and the reference's y, dx and dresidual. */
@@ -115,14 +142,16 @@ int main(int argc, char **argv) {
     printf("\n");
     worst overall = {.error = {0}};
     measure_shapes(&overall, full);
+    measure_data(&overall);
 
-    printf("\n%-8s%9s%9s   %-18s%8s%8s\n", "", "limit", "worst", "at N x D (x S)", "offset",
+    printf("\n%-8s%9s%9s   %-18s%8s%8s  data\n", "", "limit", "worst", "at N x D (x S)", "offset",
            "spread");
     bool within = true;
     for (int q = 0; q < QUANTITIES; q++) {
         printf("%-8s%9g%9.3g   ", quantities[q].name, quantities[q].limit, overall.error[q]);
         print_shape(&overall.from[q]);
-        printf("%8g%8g\n", overall.from[q].offset, overall.from[q].spread);
+        printf("%8g%8g  %s\n", overall.from[q].offset, overall.from[q].spread,
+               accuracy_names[overall.from[q].data]);
         within = within && overall.error[q] <= quantities[q].limit;
     }
     return within ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -11,7 +11,26 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Normal data with mean offset*spread. The first sample of every feature may lie outlier*spread
+/* What the values of a feature are in turn, in spreads about the mean. */
+typedef enum accuracy_data {
+    ACCURACY_NORMAL,
+    ACCURACY_SORTED,
+    ACCURACY_ALTERNATING,    /* 1 and -1, give or take a thousandth */
+    ACCURACY_OUTLIER_FIRST,  /* 1000 */
+    ACCURACY_OUTLIERS_OF_16, /* each 16th */
+    ACCURACY_OUTLIERS_OF_256,
+    ACCURACY_STEP,    /* 1e6 from the 17th on */
+    ACCURACY_DRIFT,   /* from 1e-3 to 1e3, exponentially */
+    ACCURACY_TAILS,   /* one value in a hundred has nearly all squares */
+    ACCURACY_ONE_ULP, /* a constant, but for a unit in the last place of some */
+    ACCURACY_DATA
+} accuracy_data;
+
+static const char *const accuracy_names[ACCURACY_DATA] = {
+    "normal",       "sorted", "alternating", "outlier first", "each 16th",
+    "first of 256", "step",   "drift",       "heavy tails",   "one ulp"};
+
+/* Normal or other data with mean offset*spread. The first sample of every feature may lie outlier*spread
  * away; where the case is weighted it counts in the statistics by first_weight alone, the others by
  * 1, and no gradient comes back to it. */
 typedef struct accuracy_case {
@@ -19,6 +38,7 @@ typedef struct accuracy_case {
     double offset, spread, outlier;
     bool weighted;
     double first_weight;
+    accuracy_data data;
 } accuracy_case;
 
 /* Means, in units of the spread, and spreads: with the default eps, a variance of 1e-8 is all but
@@ -26,6 +46,43 @@ typedef struct accuracy_case {
 enum { ACCURACY_OFFSETS = 4, ACCURACY_SPREADS = 3 };
 static const double accuracy_offsets[ACCURACY_OFFSETS] = {0, 1e2, 1e4, 1e6};
 static const double accuracy_spreads[ACCURACY_SPREADS] = {1e-4, 1, 1e15};
+
+/* Value k of `count`, from what is normal. */
+static inline double accuracy_value(accuracy_data data, double normal, size_t k, size_t count) {
+    const double part = (double)k / (double)count;
+    switch (data) {
+    case ACCURACY_SORTED:
+        return 2 * part - 1;
+    case ACCURACY_ALTERNATING:
+        return (k % 2 ? 1 : -1) + 1e-3 * normal;
+    case ACCURACY_OUTLIER_FIRST:
+        return k == 0 ? 1e3 : normal;
+    case ACCURACY_OUTLIERS_OF_16:
+        return k % 16 == 15 ? 1e3 + normal : normal;
+    case ACCURACY_OUTLIERS_OF_256:
+        return k % 256 == 0 ? 1e3 + normal : normal;
+    case ACCURACY_STEP:
+        return k > 16 ? 1e6 + normal : normal;
+    case ACCURACY_DRIFT:
+        return pow(10, 6 * part - 3) * (1 + 1e-3 * normal);
+    case ACCURACY_TAILS:
+        return k % 100 == 37 ? 1e4 * normal : normal;
+    case ACCURACY_ONE_ULP:
+        return 1 + (k % 3 == 1 ? 0x1p-23 : 0);
+    default:
+        return normal;
+    }
+}
+
+static inline void accuracy_fill(const accuracy_case *c, ref_random *random, float *x) {
+    const size_t row = c->num_features * c->spatial, values = c->n * c->spatial;
+    ref_fill_normal(random, x, c->n * row, 0, 1);
+    for (size_t k = 0; k < c->n * row; k++) {
+        const size_t turn = k / row * c->spatial + k % c->spatial;
+        const double value = accuracy_value(c->data, (double)x[k], turn, values);
+        x[k] = (float)((c->offset + value) * c->spread);
+    }
+}
 
 /* Measures on a given layer and batch. The reference's forward comes first: the layer's moves the
  * running values. */
@@ -37,7 +94,7 @@ static inline ref_errors accuracy_run(const accuracy_case *c, bn_layer *layer,
     ref_random random = {1};
 
     ref_fill_layer(&random, layer);
-    ref_fill_normal(&random, x, count, c->offset * c->spread, c->spread);
+    accuracy_fill(c, &random, x);
     ref_fill_normal(&random, dy, count, 0, 1);
     for (size_t k = 0; k < row; k++) {
         x[k] += (float)(c->outlier * c->spread);
