@@ -39,6 +39,9 @@ typedef struct accuracy_case {
     bool weighted;
     double first_weight;
     accuracy_data data;
+    bool relu;
+    double gradient; /* the spread of dy; 0: 1 */
+    float eps; /* 0: the default; else there are no running values, which may be beyond float */
 } accuracy_case;
 
 /* Means, in units of the spread, and spreads: with the default eps, a variance of 1e-8 is all but
@@ -95,7 +98,7 @@ static inline ref_errors accuracy_run(const accuracy_case *c, bn_layer *layer,
 
     ref_fill_layer(&random, layer);
     accuracy_fill(c, &random, x);
-    ref_fill_normal(&random, dy, count, 0, 1);
+    ref_fill_normal(&random, dy, count, 0, c->gradient != 0 ? c->gradient : 1);
     for (size_t k = 0; k < row; k++) {
         x[k] += (float)(c->outlier * c->spread);
         dy[k] = c->weighted ? 0 : dy[k];
@@ -123,7 +126,11 @@ static inline ref_errors accuracy_run(const accuracy_case *c, bn_layer *layer,
 static inline ref_errors accuracy_measure(const accuracy_case *c) {
     ref_errors errors = {.y = INFINITY};
     bn_layer layer;
-    if (bn_layer_init(&layer, c->num_features, NULL) != BN_STATUS_OK) {
+    bn_options options = bn_options_default();
+    options.eps = c->eps != 0 ? c->eps : options.eps;
+    options.track_running = c->eps == 0;
+    options.activation = c->relu ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    if (bn_layer_init(&layer, c->num_features, &options) != BN_STATUS_OK) {
         return errors;
     }
     bn_batch batch = {.n = c->n, .spatial = c->spatial};

@@ -87,6 +87,63 @@ static void limits_hold_whatever_the_data(void **state) {
     assert_int_equal(count, 0);
 }
 
+/* Squares and products beyond float, or so little that float has few digits for them or none. */
+static void limits_hold_where_products_are_no_floats(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{40, 20, 1},  {700, 3, 1},  {60, 513, 1}, {3, 20, 90},
+                                       {20, 20, 30}, {2, 3, 9000}, {9, 5, 600}};
+    static const double spreads[] = {1e25, 1e35, 1e-19, 1e-21, 5e-24, 1e-30};
+    int count = 0;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        for (size_t k = 0; k < sizeof spreads / sizeof *spreads; k++) {
+            for (int kind = 0; kind < 3; kind++) {
+                accuracy_case c = {.n = shapes[s][0],
+                                   .num_features = shapes[s][1],
+                                   .spatial = shapes[s][2],
+                                   .spread = spreads[k],
+                                   .gradient = spreads[k] > 1 ? 1e20 : 1e-12,
+                                   .eps = 1e-45f,
+                                   .weighted = kind == 1,
+                                   .first_weight = 0.5,
+                                   .relu = kind == 2};
+                count += !holds(&c);
+            }
+        }
+    }
+    assert_int_equal(count, 0);
+}
+
+/* One such feature changes none of the others. */
+static void such_a_feature_is_alone(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {
+        {40, 20, 1}, {700, 3, 1}, {3, 20, 90}, {20, 20, 30}, {9, 5, 600}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const size_t features = shapes[s][1], spatial = shapes[s][2];
+        const size_t row = features * spatial, count = shapes[s][0] * row;
+        float *x = ref_floats(count), *y = ref_floats(count), *want = ref_floats(count);
+        const bn_batch batch = {.n = shapes[s][0], .spatial = spatial};
+        ref_random random = {3};
+        bn_options options = bn_options_default();
+        bn_layer layer;
+        options.track_running = false; /* their variance is beyond float */
+        assert_int_equal(bn_layer_init(&layer, features, &options), BN_STATUS_OK);
+        ref_fill_normal(&random, x, count, 0, 1);
+        assert_int_equal(bn_layer_forward_batch(&layer, &batch, x, want), BN_STATUS_OK);
+        for (size_t k = 0; k < count; k++) {
+            x[k] *= k % row / spatial == 1 ? 1e30f : 1;
+        }
+        assert_int_equal(bn_layer_forward_batch(&layer, &batch, x, y), BN_STATUS_OK);
+        for (size_t k = 0; k < count; k++) {
+            assert_true(k % row / spatial == 1 ? fabsf(y[k]) < 100 : y[k] == want[k]);
+        }
+        bn_layer_free(&layer);
+        free(x);
+        free(y);
+        free(want);
+    }
+}
+
 /* The first row is what sums are easily shifted by, and then they are of values near -1e6, or 1e9
  * spreads. An outlier that counts makes the variance as large; one that counts for little or
  * nothing does not, and then it must not take part in the choice of the shift either. */
@@ -144,6 +201,8 @@ int main(void) {
         cmocka_unit_test(limits_hold_for_a_long_batch),
         cmocka_unit_test(limits_hold_along_planes),
         cmocka_unit_test(limits_hold_whatever_the_data),
+        cmocka_unit_test(limits_hold_where_products_are_no_floats),
+        cmocka_unit_test(such_a_feature_is_alone),
         cmocka_unit_test(an_outlying_first_row_costs_nothing),
         cmocka_unit_test(a_constant_column_gives_beta),
     };
