@@ -89,6 +89,7 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
     const size_t width = features * cut->inner * cut->outer;
     bni_walk walk = bni_walk_begin(cut, &work->data, BNI_READS, task);
     bni_sheet sheet;
+    BNI_ASSERT(width <= BNI_PANEL);
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
     while (bni_walk_next(&walk, &sheet)) {

@@ -34,6 +34,7 @@ typedef struct scales {
 static const float *scales_of(scales *s, const infer_work *work, size_t group) {
     const bn_layer *layer = work->layer;
     const size_t first = bni_group_first(work->cut, group);
+    BNI_ASSERT(bni_group_size(work->cut, group) <= SCALES);
     if (first < s->first || first + bni_group_size(work->cut, group) > s->first + s->features) {
         s->first = first;
         s->features = bni_smaller(layer->num_features - first, SCALES);
@@ -99,6 +100,7 @@ typedef struct batch_work {
 
 static void chunk_moments(const infer_work *work, bni_task task, group_moments *moments) {
     bni_part part = {0.0, moments->mean, moments->m2};
+    BNI_ASSERT(bni_group_size(work->cut, task.group) <= BNI_NARROW);
     bni_task_moments(work->layer->internal.kernels, work->cut, work->data.x,
                      (double)work->layer->options.eps, task, &part);
     moments->count = part.count;

@@ -215,6 +215,7 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
     sums.kernels = kernels;
     sums.cut = cut;
     sums.features = bni_group_size(cut, task.group);
+    BNI_ASSERT(sums.features * cut->inner * cut->outer <= BNI_PANEL);
     const bni_buffers data = {.x = x};
     const bni_trial trial = bni_trial_begin();
     const bni_sums all = sum_blocks(&sums, &data, task, part);

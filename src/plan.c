@@ -113,6 +113,7 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
     set_groups(&cut, bni_smaller(shape->features, features));
     cut.panel_cols = cut.group_features * cut.inner;
     set_chunks(&cut);
+    BNI_ASSERT(cut.chunks <= bni_most_chunks(shape->features));
     return cut;
 }
 
@@ -337,6 +338,9 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->form.cols = alone ? bni_smaller(left, most_deep(walk, BNI_PAD) * BNI_PAD) : spatial;
     sheet->form.planes = bni_group_size(cut, walk->group);
     sheet->form.plane_stride = spatial;
+    sheet->form.x_stride = spatial;
+    sheet->form.y_stride = spatial;
+    sheet->hints.band = 1;
     sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
     if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
         fetch_run(walk, left, sheet);
@@ -385,6 +389,7 @@ const float *bni_expand(const bni_cut *cut, size_t features, const float *values
                         float columns[BNI_PANEL]) {
     const size_t period = features * cut->inner;
     const size_t cols = period * cut->outer;
+    BNI_ASSERT(values == NULL || cols == features || cols <= BNI_PANEL);
     if (values == NULL || cols == features) {
         return values;
     }

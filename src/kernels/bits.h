@@ -11,6 +11,14 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Limits that are stated somewhere: builds for debugging stop where one does not hold. */
+#ifdef BNI_CHECKS
+#include <assert.h>
+#define BNI_ASSERT(condition) assert(condition)
+#else
+#define BNI_ASSERT(condition) ((void)0)
+#endif
+
 /* One float from, and to, an address of any alignment. */
 static inline float bni_load_float(const float *from) {
     float value;

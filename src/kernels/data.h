@@ -77,6 +77,20 @@ typedef struct bni_sheet {
     bni_hints hints;
 } bni_sheet;
 
+/* What every kernel is promised; most_cols: of a sheet of rows. */
+static inline void bni_check_sheet(const bni_sheet *sheet, size_t most_cols) {
+    const bni_form *form = &sheet->form;
+    BNI_ASSERT(form->rows >= 1 && form->cols >= 1 && form->planes >= 1 && sheet->hints.band >= 1);
+    if (form->plane_stride == 0) {
+        BNI_ASSERT(form->planes == 1 && form->cols <= most_cols);
+        BNI_ASSERT(form->x_stride >= form->cols && form->y_stride >= form->cols);
+    } else {
+        BNI_ASSERT(form->rows == 1 && form->cols <= form->plane_stride);
+    }
+    (void)form;
+    (void)most_cols;
+}
+
 /* An element of a buffer that may not be there: NULL then. */
 static inline const void *bni_input_at(const void *start, size_t offset) {
     return start == NULL ? NULL : (const float *)start + offset;

@@ -490,6 +490,7 @@ BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1
 
 static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
     const bni_coef coef = {.center = pivot};
+    bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
     if (BNI_VARIANTS && !weighted) {
         sums_of(sheet, &coef, s1, s2, (terms){.moments = true});
@@ -500,6 +501,7 @@ static void moments(const bni_sheet *sheet, const float *pivot, double *s1, doub
 
 static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
                       double *s2) {
+    bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
     if (!BNI_VARIANTS || weighted) {
         sums_of(sheet, coef, s1, s2, (terms){.weighted = weighted, .mask = mask});
@@ -610,6 +612,7 @@ BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, co
 }
 
 static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
+    bni_check_sheet(sheet, SIZE_MAX);
     if (!BNI_VARIANTS) {
         normalize_sheet(sheet, coef, sheet->at.residual != NULL, relu);
     } else if (sheet->at.residual == NULL) {
@@ -745,6 +748,7 @@ BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
 }
 
 static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
+    bni_check_sheet(sheet, SIZE_MAX);
     const bool plain =
         sheet->form.weight == NULL && coef->slope != NULL && sheet->at.dresidual == NULL;
     if (!BNI_VARIANTS || !plain) {
