@@ -115,8 +115,8 @@ static void gradients_exactly(const backward_work *work, bni_task task, const bn
 static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const backward_work *work = context;
     const size_t features = bni_group_size(work->cut, task.group);
-    float columns[3][BNI_PANEL];
-    double s1[BNI_PANEL], s2[BNI_PANEL];
+    _Alignas(BNI_LINE) float columns[3][BNI_PANEL];
+    _Alignas(BNI_LINE) double s1[BNI_PANEL], s2[BNI_PANEL];
     const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
     const bni_trial trial = bni_trial_begin();
     sum_sheets(work, task, &coef, s1, s2);
@@ -153,7 +153,7 @@ static bool finish_gradients(void *context, bni_part sums, size_t first, size_t 
 static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task task) {
     const backward_work *work = context;
     const bn_kernels *kernels = work->layer->internal.kernels;
-    float columns[5][BNI_PANEL];
+    _Alignas(BNI_LINE) float columns[5][BNI_PANEL];
     const bni_coef coef = group_coef(work, cut, task.group, false, columns);
     bni_walk walk = bni_walk_begin(cut, &work->data, pass, task);
     bni_sheet sheet;

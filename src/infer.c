@@ -27,7 +27,7 @@ static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni
 /* The scales of some features; none as long as there are no features. */
 typedef struct scales {
     size_t first, features;
-    float scale[SCALES];
+    _Alignas(BNI_LINE) float scale[SCALES];
 } scales;
 
 /* The scales of a group. Makes them, and those of the features behind it, where they are not. */

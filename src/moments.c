@@ -80,7 +80,7 @@ typedef struct block_sums {
     const bni_cut *cut;
     size_t features;
     double count;
-    float pivot[BNI_PANEL], columns[BNI_PANEL];
+    _Alignas(BNI_LINE) float pivot[BNI_PANEL], columns[BNI_PANEL];
     double s1[BNI_PANEL], s2[BNI_PANEL];
 } block_sums;
 

@@ -23,7 +23,7 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
 
 void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buffers *data,
                         bni_pass pass, bni_task task, bni_feature_coef of) {
-    float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
+    _Alignas(BNI_LINE) float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const bn_kernels *kernels = layer->internal.kernels;
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const size_t features = bni_group_size(cut, task.group);

@@ -26,7 +26,9 @@ static size_t make_contestants(bench_contestant *made, const bench_problem *p, b
     for (size_t k = 0; twice_make(&made[count], p, d, threads, k); k++) {
         count++;
     }
-    count += onednn_make(&made[count], p, d);
+    for (size_t k = 0; onednn_make(&made[count], p, d, k); k++) {
+        count++;
+    }
     count += textbook_make(&made[count], p, d);
     if (torch != NULL) {
         torch_make(&made[count++], torch, p->shape, d, threads);

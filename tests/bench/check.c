@@ -96,9 +96,10 @@ static double vector_error(const bench_check *c, const float *got, const double 
 double check_contestant(bench_check *c, const bench_contestant *which, const bench_problem *p,
                         bench_direction d) {
     /* NaNs, so that what another contestant left is not taken for a result. */
-    memset(p->out, 0xff, shape_elements(p->shape) * sizeof *p->out);
+    float *out = which->out != NULL ? which->out : p->out;
+    memset(out, 0xff, shape_elements(p->shape) * sizeof *out);
     which->call(which->state);
-    pick(c, p->shape, p->out, c->got);
+    pick(c, p->shape, out, c->got);
 
     const ref_result *want = d == INFERENCE ? &c->frozen : &c->trained;
     const double error = ref_error_tensor(want, c->got, c->layer.num_features * want->spatial,

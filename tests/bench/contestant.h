@@ -24,6 +24,7 @@ typedef struct bench_contestant {
     double (*elsewhere)(void *state, size_t calls);
     void (*end)(void *state);    /* gives back what making it took */
     const float *dgamma, *dbeta; /* backward: where the call writes them */
+    float *out;                  /* where it writes y or dx; NULL: the problem's */
 } bench_contestant;
 
 /* Each makes a contestant for one case and returns true, or returns false where it has none. All
@@ -46,8 +47,10 @@ bool twice_make(bench_contestant *made, const bench_problem *problem, bench_dire
 /* Plain loops on one thread. */
 bool textbook_make(bench_contestant *made, const bench_problem *problem, bench_direction d);
 
-/* oneDNN; false where it was not found when this was built. */
-bool onednn_make(bench_contestant *made, const bench_problem *problem, bench_direction d);
+/* oneDNN, in so many ways that variant counts from 0; false past the last, or where it was not found
+ * when this was built. */
+bool onednn_make(bench_contestant *made, const bench_problem *problem, bench_direction d,
+                 size_t variant);
 
 /* Its name and version; NULL where it was not found. */
 const char *onednn_version(void);

@@ -3,6 +3,10 @@
  * once; N x D buffers are N x C x 1 x 1 in channels-last order, which its vector code asks for (4
  * dimensions, channels innermost), images N x C x S x 1 in the order they are in.
  *
+ * What it writes is at a multiple of 64 bytes, and in a second variant 16 bytes further on: with the
+ * channels innermost it writes past the caches where it can, whatever the size, and within caches the
+ * other is often the faster.
+ *
  * Version 3 differs from 2 in how descriptors are made. Run with 2.6; with 3 it is only known to
  * compile.
  */
@@ -151,7 +155,12 @@ static void *input(const float *data) {
     return pointer.out;
 }
 
-bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction d) {
+bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction d,
+                 size_t variant) {
+    if (variant > (p->shape->s == 1)) {
+        return false;
+    }
+    float *const out = variant == 0 ? p->out : p->out + 4;
     state *s = bench_allocate(sizeof *s);
     const size_t c = p->shape->c;
     s->vectors = bench_allocate(4 * c * sizeof *s->vectors);
@@ -165,13 +174,13 @@ bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction
     const dnnl_format_tag_t order = p->shape->s > 1 ? dnnl_abcd : dnnl_acdb;
     void *const data[MEMORIES] = {
         [SRC] = input(p->x),
-        [DST] = p->out,
+        [DST] = out,
         [MEAN] = d == INFERENCE ? input(p->running_mean) : mean,
         [VARIANCE] = d == INFERENCE ? input(p->running_var) : variance,
         [SCALE] = input(p->gamma),
         [SHIFT] = input(p->beta),
         [DIFF_DST] = input(p->dy),
-        [DIFF_SRC] = p->out,
+        [DIFF_SRC] = out,
         [DIFF_SCALE] = dgamma,
         [DIFF_SHIFT] = dbeta,
     };
@@ -197,13 +206,14 @@ bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction
     }
     must(dnnl_primitive_desc_destroy(desc));
 
-    *made = (bench_contestant){.name = "oneDNN",
+    *made = (bench_contestant){.name = variant == 0 ? "oneDNN" : "oneDNN+16",
                                .role = ROLE_PEER,
                                .state = s,
                                .call = call,
                                .end = end,
                                .dgamma = dgamma,
-                               .dbeta = dbeta};
+                               .dbeta = dbeta,
+                               .out = out};
     return true;
 }
 

@@ -100,5 +100,5 @@ bench_options options_read(int argc, char **argv) {
 bool options_want(const bench_options *o, const bench_shape *shape, bench_direction d) {
     char name[CASE_NAME];
     case_name(shape, d, name);
-    return strstr(name, o->filter) != NULL;
+    return shape_has(shape, d) && strstr(name, o->filter) != NULL;
 }

@@ -25,7 +25,7 @@ void *bench_allocate(size_t bytes) {
 
 /* Cuts at most MOST_ARRAYS arrays of so many floats each out of one allocation. */
 static void *allocate(size_t floats, size_t count, float **arrays) {
-    const size_t pages = (floats * sizeof(float) + PAGE - 1) / PAGE + 1;
+    const size_t pages = (floats * sizeof(float) + PAGE - 1) / PAGE + 1; /* with room behind */
     char *memory = present(aligned_alloc(PAGE, count * pages * PAGE), count * pages * PAGE);
     for (size_t k = 0; k < count; k++) {
         arrays[k] = (float *)(void *)(memory + k * (pages * PAGE + STAGGER));

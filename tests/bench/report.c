@@ -12,7 +12,7 @@ static FILE *open_csv(const char *path) {
         fprintf(stderr, "bench: %s: %s\n", path, strerror(errno));
         exit(EXIT_FAILURE);
     }
-    fputs("shape,direction,threads,contestant,us,role,floors,spread,error\n", csv);
+    fputs("shape,direction,threads,contestant,us,role,floors,spread,error,class\n", csv);
     return csv;
 }
 
@@ -50,7 +50,7 @@ static void write_csv(FILE *csv, const bench_result *result, const char *name, d
         if (e->error >= 0) {
             fprintf(csv, "%.4g", e->error);
         }
-        fputc('\n', csv);
+        fprintf(csv, ",%s\n", shape_class_name(result->shape->class));
     }
     fflush(csv);
 }
@@ -116,7 +116,7 @@ static group group_of(const bench_report *r, int threads, bench_direction d, sha
     for (size_t k = 0; k < r->count; k++) {
         const report_case *c = &r->cases[k];
         if (c->threads != threads || c->direction != d ||
-            (class != CLASSES && shape_class_of(c->shape) != class)) {
+            (class != CLASSES && c->shape->class != class)) {
             continue;
         }
         g.cases++;
