@@ -28,6 +28,7 @@ const bni_machine bni_machines[] = {
       .share_from = 262144.0,
       .sums_ahead = 4096,
       .inputs_ahead = 4096,
+      .past_l2 = true,
       .parts_ahead = 2048,
       .output_ahead = 256,
       .write_elements = 4096,

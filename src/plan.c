@@ -177,6 +177,7 @@ bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pa
                       .data = *data,
                       .hints = {.x_ahead = ahead,
                                 .dy_ahead = ahead,
+                                .past_l2 = cut->tuning->past_l2,
                                 .part_ahead = part_ahead(cut, pass, sample),
                                 .stream = cut->streams},
                       .pass = pass,
@@ -255,6 +256,7 @@ static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_she
     sheet->form.weight_step = 0;
     sheet->hints.x_ahead = walk->hints.x_ahead;
     sheet->hints.dy_ahead = walk->hints.dy_ahead;
+    sheet->hints.past_l2 = walk->hints.past_l2;
     sheet->hints.part_ahead = walk->hints.part_ahead;
     sheet->hints.stream = walk->hints.stream;
 }

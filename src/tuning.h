@@ -90,7 +90,8 @@ typedef struct bni_tuning {
 
     /* Passes that write go through memory in long runs, which processors follow by themselves, but
      * not far enough where few lines are in a core's window at once beside the coefficients: */
-    size_t inputs_ahead; /* of inputs from memory, while outputs are streamed */
+    size_t inputs_ahead; /* of inputs, while outputs are streamed */
+    bool past_l2;        /* but not into L2 */
     size_t parts_ahead;  /* of lines that rows or planes share in a streamed output */
     size_t output_ahead; /* of an output behind the sums of the same task: L2 holds the inputs */
 
@@ -110,9 +111,9 @@ typedef struct bni_tuning {
 #define BNI_TUNING_DEFAULT                                                                         \
     {                                                                                              \
         .stream_from = 8388608.0, .fetch_from = 131072.0, .share_from = 262144.0,                  \
-        .sums_ahead = 16384, .inputs_ahead = 2048, .parts_ahead = 4096, .output_ahead = 256,       \
-        .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0,            \
-        .planes_from = 256                                                                         \
+        .sums_ahead = 16384, .inputs_ahead = 2048, .past_l2 = false, .parts_ahead = 4096,          \
+        .output_ahead = 256, .write_elements = 8192, .stream_rows = 2, .far_rows = 2,              \
+        .far_from = 8388608.0, .planes_from = 256                                                  \
     }
 
 #endif

@@ -159,6 +159,15 @@ BNI_INLINE void fetch_input(const float *at, size_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 0, 2);
 }
 
+/* What is read but once, by way of L2 or not. */
+BNI_INLINE void fetch_once(const float *at, size_t ahead, bool past_l2) {
+    if (past_l2) {
+        __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 0, 0);
+    } else {
+        fetch_input(at, ahead);
+    }
+}
+
 /* To be written: a line that was fetched to be read is asked for a second time when it is stored to.
  */
 BNI_INLINE void fetch_output(const float *at, size_t ahead) {
@@ -174,9 +183,9 @@ BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, con
                 fetch_output(out + v * BNI_LANES, hints->x_ahead);
                 continue;
             }
-            fetch_input(x + v * BNI_LANES, hints->x_ahead);
+            fetch_once(x + v * BNI_LANES, hints->x_ahead, hints->past_l2);
             if (dy != NULL) {
-                fetch_input(dy + v * BNI_LANES, hints->dy_ahead);
+                fetch_once(dy + v * BNI_LANES, hints->dy_ahead, hints->past_l2);
             }
         }
     }

@@ -17,22 +17,26 @@
 
 enum { MOST_VALUES = 7 };
 
+typedef enum kind { IS_SIZE, IS_DOUBLE, IS_BOOL } kind;
+
 /* A field of the row; the values end with -1. */
 typedef struct field {
     const char *name;
     size_t offset;
-    bool is_double;
+    kind kind;
     double values[MOST_VALUES + 1];
 } field;
 
-#define SIZE(f) #f, offsetof(bni_tuning, f), false
-#define FROM(f) #f, offsetof(bni_tuning, f), true
+#define SIZE(f) #f, offsetof(bni_tuning, f), IS_SIZE
+#define FROM(f) #f, offsetof(bni_tuning, f), IS_DOUBLE
+#define FLAG(f) #f, offsetof(bni_tuning, f), IS_BOOL
 
 static const field fields[] = {
     {SIZE(sums_ahead), {0, 2048, 4096, 16384, -1}},
     {FROM(fetch_from), {65536, 131072, 262144, 1048576, 8388608, HUGE_VAL, -1}},
     {FROM(stream_from), {131072, 262144, 524288, 1048576, 2097152, 8388608, -1}},
     {SIZE(inputs_ahead), {0, 512, 1024, 2048, 4096, -1}},
+    {FLAG(past_l2), {0, 1, -1}},
     {SIZE(parts_ahead), {1024, 2048, 4096, 8192, -1}},
     {SIZE(output_ahead), {0, 128, 256, 512, -1}},
     {SIZE(write_elements), {2048, 4096, 8192, 16384, -1}},
@@ -44,26 +48,35 @@ static const field fields[] = {
 enum { FIELDS = sizeof fields / sizeof fields[0] };
 
 static const bench_shape batches[] = {
-    {128, 256, 1, ""},   {256, 1024, 1, ""},  {1024, 1024, 1, ""},  {2048, 2048, 1, ""},
-    {1024, 4096, 1, ""}, {65536, 256, 1, ""}, {16384, 1000, 1, ""}, {32, 256, 196, ""},
-    {32, 64, 3136, ""},  {8, 512, 49, ""}};
+    {128, 256, 1, CLASS_CACHED, ""},    {256, 1024, 1, CLASS_CACHED, ""},
+    {1024, 1024, 1, CLASS_CACHED, ""},  {2048, 2048, 1, CLASS_WIDE, ""},
+    {1024, 4096, 1, CLASS_WIDE, ""},    {65536, 256, 1, CLASS_MEMORY, ""},
+    {16384, 1000, 1, CLASS_MEMORY, ""}, {32, 256, 196, CLASS_PLANES, ""},
+    {32, 64, 3136, CLASS_PLANES, ""},   {8, 512, 49, CLASS_EIGHT, ""}};
 enum { BATCHES = sizeof batches / sizeof batches[0] };
 
 #define SECONDS 0.15
 
 static void set(bni_tuning *row, const field *f, double value) {
-    char *at = (char *)row + f->offset;
-    if (f->is_double) {
-        *(double *)(void *)at = value;
-    } else {
-        *(size_t *)(void *)at = (size_t)value;
+    void *at = (char *)row + f->offset;
+    switch (f->kind) {
+    case IS_SIZE:
+        *(size_t *)at = (size_t)value;
+        break;
+    case IS_DOUBLE:
+        *(double *)at = value;
+        break;
+    case IS_BOOL:
+        *(bool *)at = value != 0.0;
+        break;
     }
 }
 
 static double get(const bni_tuning *row, const field *f) {
-    const char *at = (const char *)row + f->offset;
-    return f->is_double ? *(const double *)(const void *)at
-                        : (double)*(const size_t *)(const void *)at;
+    const void *at = (const char *)row + f->offset;
+    return f->kind == IS_SIZE     ? (double)*(const size_t *)at
+           : f->kind == IS_DOUBLE ? *(const double *)at
+                                  : (double)*(const bool *)at;
 }
 
 /* One value as a contestant: all share a layer. */
@@ -169,7 +182,7 @@ int main(int argc, char **argv) {
     }
     printf("\nThe row for this machine:\n");
     for (size_t i = 0; i < FIELDS; i++) {
-        printf("    .%s = %.*f,\n", fields[i].name, fields[i].is_double ? 1 : 0,
+        printf("    .%s = %.*f,\n", fields[i].name, fields[i].kind == IS_DOUBLE ? 1 : 0,
                get(&row, &fields[i]));
     }
     return EXIT_SUCCESS;
