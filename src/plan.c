@@ -196,8 +196,13 @@ static size_t rows_apart(size_t stride) {
     return power >= PAGE ? 1 : PAGE / power;
 }
 
+/* Whether a pass fetches what sums come to next. Of planes side by side each sample is a jump. */
 static bool fetches(const bni_walk *walk) {
-    return walk->pass == BNI_READS && walk->cut->shape->elements >= walk->cut->tuning->fetch_from;
+    const bni_cut *cut = walk->cut;
+    const bool jumps = cut->layout == BNI_PLANES && cut->group_features > 1;
+    const double from =
+        walk->data.dy == NULL || jumps ? cut->tuning->fetch_from : cut->tuning->fetch_two_from;
+    return walk->pass == BNI_READS && cut->shape->elements >= from;
 }
 
 /* The rows to write in a band. */

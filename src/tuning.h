@@ -83,15 +83,17 @@ typedef struct bni_tuning {
     double stream_from; /* from here on outputs are written past the caches: beside as much input
                            they would leave them before anyone reads them, and take the input with
                            them */
-    double fetch_from; /* what comes next is fetched meanwhile: smaller batches are in L2 already */
-    double share_from; /* threads share a batch */
+    double fetch_from;  /* what sums come to next is fetched meanwhile: smaller batches are in L2 */
+    double fetch_two_from; /* the same of two tensors' rows, which a processor may follow better by
+                              itself than one's */
+    double share_from;     /* threads share a batch */
     size_t
         sums_ahead; /* where sums are formed, what is so far ahead is fetched, or the next sheet */
 
     /* Passes that write go through memory in long runs, which processors follow by themselves, but
      * not far enough where few lines are in a core's window at once beside the coefficients: */
     size_t inputs_ahead; /* of inputs, while outputs are streamed */
-    bool past_l2;        /* but not into L2 */
+    bool past_l2;        /* what is fetched is not kept in L2 */
     size_t parts_ahead;  /* of lines that rows or planes share in a streamed output */
     size_t output_ahead; /* of an output behind the sums of the same task: L2 holds the inputs */
 
@@ -110,10 +112,10 @@ typedef struct bni_tuning {
 /* As an initializer, so that it can stand in a table. */
 #define BNI_TUNING_DEFAULT                                                                         \
     {                                                                                              \
-        .stream_from = 8388608.0, .fetch_from = 131072.0, .share_from = 262144.0,                  \
-        .sums_ahead = 16384, .inputs_ahead = 2048, .past_l2 = false, .parts_ahead = 4096,          \
-        .output_ahead = 256, .write_elements = 8192, .stream_rows = 2, .far_rows = 2,              \
-        .far_from = 8388608.0, .planes_from = 256                                                  \
+        .stream_from = 8388608.0, .fetch_from = 131072.0, .fetch_two_from = 131072.0,              \
+        .share_from = 262144.0, .sums_ahead = 16384, .inputs_ahead = 2048, .past_l2 = false,       \
+        .parts_ahead = 4096, .output_ahead = 256, .write_elements = 8192, .stream_rows = 2,        \
+        .far_rows = 2, .far_from = 8388608.0, .planes_from = 256                                   \
     }
 
 #endif

@@ -66,7 +66,7 @@ typedef struct bni_hints {
     /* What is so many elements ahead of each place in x and in dy is fetched while that place is
      * worked on; 0: nothing. Passes that write without streaming fetch their output so. */
     size_t x_ahead, dy_ahead;
-    bool past_l2; /* what passes that stream fetch need not be kept in L2 */
+    bool past_l2; /* inputs that are fetched need not be kept in L2 */
     /* The same in a streamed output, for the lines that two rows or planes share: these are
      * stored to in the ordinary way, and streamed stores would wait behind each. */
     size_t part_ahead;

@@ -153,18 +153,14 @@ BNI_INLINE void store(float *to, size_t lanes, vf v, const bool stream) {
         }                                                                                          \
     } while (0)
 
-/* Into L2, where it does not displace what is being worked on. The address may be beyond a buffer's
- * end: there the processor fetches nothing. */
-BNI_INLINE void fetch_input(const float *at, size_t ahead) {
-    __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 0, 2);
-}
-
-/* What is read but once, by way of L2 or not. */
-BNI_INLINE void fetch_once(const float *at, size_t ahead, bool past_l2) {
+/* Into L2, where it does not displace what is being worked on, or past it. The address may be beyond a
+ * buffer's end: there the processor fetches nothing. */
+BNI_INLINE void fetch_input(const float *at, size_t ahead, bool past_l2) {
+    const void *there = (const void *)((uintptr_t)at + ahead * sizeof *at);
     if (past_l2) {
-        __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 0, 0);
+        __builtin_prefetch(there, 0, 0);
     } else {
-        fetch_input(at, ahead);
+        __builtin_prefetch(there, 0, 2);
     }
 }
 
@@ -183,9 +179,9 @@ BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, con
                 fetch_output(out + v * BNI_LANES, hints->x_ahead);
                 continue;
             }
-            fetch_once(x + v * BNI_LANES, hints->x_ahead, hints->past_l2);
+            fetch_input(x + v * BNI_LANES, hints->x_ahead, hints->past_l2);
             if (dy != NULL) {
-                fetch_once(dy + v * BNI_LANES, hints->dy_ahead, hints->past_l2);
+                fetch_input(dy + v * BNI_LANES, hints->dy_ahead, hints->past_l2);
             }
         }
     }
@@ -224,9 +220,10 @@ BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const float *out, si
     } while (0)
 
 /* The lines of a run that are so many elements further on, where anything is fetched. */
-BNI_INLINE void fetch_lines(const float *at, size_t step, size_t lines, size_t ahead) {
+BNI_INLINE void fetch_lines(const float *at, size_t step, size_t lines, size_t ahead,
+                            bool past_l2) {
     for (size_t r = 0; ahead != 0 && r < lines; r++) {
-        fetch_input(at + r * step, ahead);
+        fetch_input(at + r * step, ahead, past_l2);
     }
 }
 
@@ -394,9 +391,10 @@ BNI_INLINE void part_run(const bni_sheet *sheet, lines at, size_t count, const s
 BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
                          size_t columns, size_t last, const line_coef *coef, const terms of,
                          line_sums *run) {
-    fetch_lines(x_at(sheet, at.x), at.x_step, count, sheet->hints.x_ahead);
+    fetch_lines(x_at(sheet, at.x), at.x_step, count, sheet->hints.x_ahead, sheet->hints.past_l2);
     if (!of.moments) {
-        fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead);
+        fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead,
+                    sheet->hints.past_l2);
     }
     if (BNI_VARIANTS && !of.weighted && vectors >= LINE && count == BNI_RUN &&
         last == vectors * BNI_LANES) {

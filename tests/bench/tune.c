@@ -34,6 +34,7 @@ typedef struct field {
 static const field fields[] = {
     {SIZE(sums_ahead), {0, 2048, 4096, 16384, -1}},
     {FROM(fetch_from), {65536, 131072, 262144, 1048576, 8388608, HUGE_VAL, -1}},
+    {FROM(fetch_two_from), {65536, 131072, 262144, 1048576, 8388608, HUGE_VAL, -1}},
     {FROM(stream_from), {131072, 262144, 524288, 1048576, 2097152, 8388608, -1}},
     {SIZE(inputs_ahead), {0, 512, 1024, 2048, 4096, -1}},
     {FLAG(past_l2), {0, 1, -1}},
