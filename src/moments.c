@@ -171,28 +171,6 @@ static void set_pivot(block_sums *sums, const block *b, const bni_sums *before) 
     }
 }
 
-static bni_sums sum_blocks(block_sums *sums, const bni_buffers *data, bni_task task,
-                           const bni_part *part) {
-    bni_sums all = {0.0, part->one, part->two};
-    block b = {.walk = bni_walk_begin(sums->cut, data, BNI_READS, task)};
-    memset(all.mean, 0, sums->features * sizeof *all.mean);
-    memset(all.m2, 0, sums->features * sizeof *all.m2);
-    for (next_sheet(&b); b.more; b.before += b.rows) {
-        b.rows = 0;
-        set_pivot(sums, &b, &all);
-        const float *column_pivot = begin_sums(sums);
-        do {
-            add_sheet(sums, &b.sheet, column_pivot);
-        } while (next_in_block(&b));
-        end_sums(sums);
-        if (sums->count > 0.0) {
-            sums->kernels->features.merge_block(&all, sums->features, sums->count, sums->pivot,
-                                                sums->s1, sums->s2);
-        }
-    }
-    return all;
-}
-
 /* eps outweighs whatever squares lose that are subnormal in float, if it is not itself so little. */
 static double least_squares(double eps) {
     return eps >= LEAST_EPS ? 0.0 : BNI_LEAST_PRODUCTS;
@@ -211,15 +189,31 @@ static void moments_exactly(const bni_feature_kernels *features, const bni_sums 
 
 void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, double eps,
                       bni_task task, bni_part *part) {
+    const size_t features = bni_group_size(cut, task.group);
+    const bni_buffers data = {.x = x};
+    const bni_trial trial = bni_trial_begin();
+    block b = {.walk = bni_walk_begin(cut, &data, BNI_READS, task)};
+    bni_sums all = {0.0, part->one, part->two};
     block_sums sums;
     sums.kernels = kernels;
     sums.cut = cut;
-    sums.features = bni_group_size(cut, task.group);
-    BNI_ASSERT(sums.features * cut->inner * cut->outer <= BNI_PANEL);
-    const bni_buffers data = {.x = x};
-    const bni_trial trial = bni_trial_begin();
-    const bni_sums all = sum_blocks(&sums, &data, task, part);
-    if (!kernels->features.held(all.mean, all.m2, sums.features, least_squares(eps), false)) {
+    sums.features = features;
+    BNI_ASSERT(features * cut->inner * cut->outer <= BNI_PANEL);
+    memset(all.mean, 0, features * sizeof *all.mean);
+    memset(all.m2, 0, features * sizeof *all.m2);
+    for (next_sheet(&b); b.more; b.before += b.rows) {
+        b.rows = 0;
+        set_pivot(&sums, &b, &all);
+        const float *column_pivot = begin_sums(&sums);
+        do {
+            add_sheet(&sums, &b.sheet, column_pivot);
+        } while (next_in_block(&b));
+        end_sums(&sums);
+        if (sums.count > 0.0) {
+            kernels->features.merge_block(&all, features, sums.count, sums.pivot, sums.s1, sums.s2);
+        }
+    }
+    if (!kernels->features.held(all.mean, all.m2, features, least_squares(eps), false)) {
         bni_trial_undo(trial);
         moments_exactly(&kernels->features, &all, (bni_feature){cut, &data, task, 0}, eps);
     }

@@ -100,7 +100,8 @@ void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker wo
     if (r.threads == 1) {
         atomic_size_t taken = 0;
         r.taken = &taken;
-        run_member(&r, 0);
+        worker(context, &(bni_tasks){.of = &r});
+        publish(cut);
     } else {
         run_on_team(&r);
     }
