@@ -289,9 +289,14 @@ static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
     sheet->hints.dy_ahead = units * cut->shape->y_stride + elements;
 }
 
-/* Has fetched what is sums_ahead further on in a run of which so many elements are left. */
-static void fetch_run(const bni_walk *walk, size_t left, bni_sheet *sheet) {
-    const size_t ahead = walk->cut->tuning->sums_ahead;
+/* How many rows of so many elements are fetched ahead: whole runs, as what is nearer is read in the
+ * same one. */
+static size_t rows_ahead(const bni_walk *walk, size_t row) {
+    return bni_divide_up(walk->cut->tuning->sums_ahead, BNI_RUN * row) * BNI_RUN;
+}
+
+/* Has fetched what is so far ahead in a run of elements of which so many are left. */
+static void fetch_run(const bni_walk *walk, size_t ahead, size_t left, bni_sheet *sheet) {
     if (fetches(walk) && left > ahead) {
         sheet->hints.x_ahead = ahead;
         sheet->hints.dy_ahead = ahead;
@@ -310,7 +315,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
     sheet->form.weight_step = 1;
     set_rows(walk, left, cut->panel_cols, sheet);
-    fetch_units(walk, sheet->form.rows, sheet);
+    fetch_units(walk, rows_ahead(walk, cut->shape->x_stride), sheet);
     walk->unit += sheet->form.rows;
 }
 
@@ -327,7 +332,7 @@ static void next_of_fold(bni_walk *walk, bni_sheet *sheet) {
     sheet->form.x_stride = width;
     sheet->form.y_stride = width;
     set_rows(walk, left / sheet->form.cols, sheet->form.cols, sheet);
-    fetch_run(walk, left, sheet);
+    fetch_run(walk, rows_ahead(walk, width) * width, left, sheet);
     walk->done += sheet->form.rows * sheet->form.cols;
     if (walk->done == end - begin) {
         walk->unit = walk->end;
@@ -350,7 +355,7 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->hints.band = 1;
     sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
     if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
-        fetch_run(walk, left, sheet);
+        fetch_run(walk, cut->tuning->sums_ahead, left, sheet);
     } else {
         fetch_units(walk, 1, sheet);
     }

@@ -5,7 +5,7 @@
 
 #define BNI_LANES     16
 #define BNI_TILE      4
-#define BNI_SUMS_TILE 2
+#define BNI_SUMS_TILE 1
 #define BNI_VARIANTS  1
 
 typedef __m512 vf;

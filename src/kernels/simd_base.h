@@ -4,7 +4,7 @@
  *
  * BNI_LANES         floats in a vector
  * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
- * BNI_SUMS_TILE     the same where sums are formed: a cache line or more
+ * BNI_SUMS_TILE     the same where sums are formed: a cache line, or more
  * BNI_VARIANTS      1: a kernel has code of its own for each case; 0: all go through the same
  * vf, vd            BNI_LANES floats; as many doubles
  */
