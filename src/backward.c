@@ -222,7 +222,7 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const bni_scratch scratch = bni_scratch_of(layer);
     const bni_cache cache = bni_cache_of(layer, 0);
-    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
     backward_work work = {
         .layer = layer,
         .cut = &cut,

@@ -96,7 +96,7 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     }
 
     const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
-    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
     forward_work work = {.layer = layer,
                          .cut = &cut,
                          .data = {.x = x, .residual = batch->residual, .out = y},

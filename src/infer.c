@@ -215,7 +215,7 @@ bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, con
     if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
     }
-    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning);
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
     const infer_work work = {layer, &cut, {.x = x, .residual = batch->residual, .out = y}};
     if (layer->running_mean == NULL) {
         if (!(shape.values > 1.0)) {

@@ -15,15 +15,14 @@
 #include <unistd.h>
 #endif
 
-/* Zen 5: what fetches by itself from L2 and L3 is better left alone, and streaming spares reading the
- * lines that are written as soon as they are not in L2. */
 const bni_machine bni_machines[] = {
     {"Intel Xeon with 2 MiB L2", "GenuineIntel", 6, (size_t)2 << 20, BNI_TUNING_DEFAULT},
     {"AMD Zen 5",
      "AuthenticAMD",
      26,
      (size_t)1 << 20,
-     {.stream_from = 262144.0,
+     {.stream_from = 2621440.0,
+      .stream_dx_from = 1572864.0,
       .fetch_from = 4194304.0,
       .fetch_two_from = HUGE_VAL,
       .share_from = 262144.0,

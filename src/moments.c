@@ -331,7 +331,7 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     const size_t padded = bni_padded(moments->num_features);
     double *scratch = moments->internal.scratch;
     const bni_passes passes = {.sum = sum_batch, .merge = merge_batch};
-    const bni_cut cut = bni_cut_sums(&shape, moments->internal.tuning);
+    const bni_cut cut = bni_cut_sums(&shape, moments->internal.tuning, BNI_Y);
     add_work work = {moments->internal.kernels, &cut, x};
     const bni_space space = {scratch, scratch + padded, scratch + 2 * padded};
     const bni_part part = bni_sum_pass(&passes, &work, &cut, 1, space);

@@ -88,7 +88,7 @@ static void set_chunks(bni_cut *cut) {
     cut->chunks = bni_divide_up(cut->units, units);
 }
 
-bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
+bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_output output) {
     bni_cut cut = {.shape = shape,
                    .tuning = tuning,
                    .layout = BNI_ROWS,
@@ -109,7 +109,8 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning) {
         cut.inner = shape->spatial;
         features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
     }
-    cut.streams = shape->elements >= tuning->stream_from;
+    cut.streams =
+        shape->elements >= (output == BNI_Y ? tuning->stream_from : tuning->stream_dx_from);
     set_groups(&cut, bni_smaller(shape->features, features));
     cut.panel_cols = cut.group_features * cut.inner;
     set_chunks(&cut);

@@ -42,9 +42,12 @@ typedef struct bni_task {
     size_t group, chunk;
 } bni_task;
 
+/* What is written by the sums. */
+typedef enum bni_output { BNI_Y, BNI_DX } bni_output;
+
 /* How sums are formed. It depends on the shape alone, so that they are the same on every machine and
- * by any number of threads; only whether outputs are streamed is a matter of tuning. */
-bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning);
+ * by any number of threads; only whether the output is streamed is a matter of tuning. */
+bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_output output);
 
 /* The most chunks that sums of so many features are ever cut into: what scratch must hold. */
 size_t bni_most_chunks(size_t features);

@@ -80,10 +80,10 @@
 /* A layer has a pointer to it, so that tests can have small batches take the ways of large ones.
  * Sizes are in elements. */
 typedef struct bni_tuning {
-    double stream_from; /* from here on outputs are written past the caches: beside as much input
-                           they would leave them before anyone reads them, and take the input with
-                           them */
-    double fetch_from;  /* what sums come to next is fetched meanwhile: smaller batches are in L2 */
+    double stream_from; /* from here on y is written past the caches: beside as much input it would
+                           leave them before anyone reads it, and take the input with it */
+    double stream_dx_from; /* the same of dx, beside two inputs */
+    double fetch_from; /* what sums come to next is fetched meanwhile: smaller batches are in L2 */
     double fetch_two_from; /* the same of two tensors' rows, which a processor may follow better by
                               itself than one's */
     double share_from;     /* threads share a batch */
@@ -112,10 +112,11 @@ typedef struct bni_tuning {
 /* As an initializer, so that it can stand in a table. */
 #define BNI_TUNING_DEFAULT                                                                         \
     {                                                                                              \
-        .stream_from = 8388608.0, .fetch_from = 131072.0, .fetch_two_from = 131072.0,              \
-        .share_from = 262144.0, .sums_ahead = 16384, .inputs_ahead = 2048, .past_l2 = false,       \
-        .parts_ahead = 4096, .output_ahead = 256, .write_elements = 8192, .stream_rows = 2,        \
-        .far_rows = 2, .far_from = 8388608.0, .planes_from = 256                                   \
+        .stream_from = 8388608.0, .stream_dx_from = 8388608.0, .fetch_from = 131072.0,             \
+        .fetch_two_from = 131072.0, .share_from = 262144.0, .sums_ahead = 16384,                   \
+        .inputs_ahead = 2048, .past_l2 = false, .parts_ahead = 4096, .output_ahead = 256,          \
+        .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0,            \
+        .planes_from = 256                                                                         \
     }
 
 #endif

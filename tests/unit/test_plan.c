@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const bni_tuning usual = BNI_TUNING_DEFAULT;
-static const bni_tuning other = {0, 0, 0, 0, 24, 8, true, 32, 8, 100, 1, 2, 0, 40};
+static const bni_tuning other = {0, 0, 0, 0, 0, 24, 8, true, 32, 8, 100, 1, 2, 0, 40};
 
 enum { MOST_WRITTEN = 700 };
 
@@ -104,7 +104,8 @@ static uint64_t rows_of_sums(const bni_cut *cut, const float *x, size_t group) {
 }
 
 static void check_shape(const bni_shape *shape, marks *m) {
-    const bni_cut sums = bni_cut_sums(shape, &usual), tuned = bni_cut_sums(shape, &other);
+    const bni_cut sums = bni_cut_sums(shape, &usual, BNI_Y);
+    const bni_cut tuned = bni_cut_sums(shape, &other, BNI_DX);
     const bni_cut narrow = bni_cut_narrow(&sums);
     const bni_cut *const cuts[] = {&sums, &tuned};
     check_same_sums(&sums, &tuned);
@@ -177,7 +178,7 @@ static void the_largest_batches_have_chunks_that_scratch_holds(void **state) {
                                      .y_stride = features,
                                      .elements = (double)n * (double)features,
                                      .values = (double)n};
-            const bni_cut cut = bni_cut_sums(&shape, &usual);
+            const bni_cut cut = bni_cut_sums(&shape, &usual, BNI_Y);
             assert_true(cut.chunks >= 1 && cut.chunks <= bni_most_chunks(features));
             assert_true(cut.chunks * cut.chunk_units >= cut.units);
             assert_true((cut.chunks - 1) * cut.chunk_units < cut.units);
