@@ -23,10 +23,8 @@ static size_t samples_to_fold(const bni_shape *shape) {
     }
     const size_t most = BNI_PANEL / features;
     for (size_t multiple = BNI_FOLD_WIDTH; multiple >= BNI_PAD; multiple /= 2) {
-        size_t samples = 1;
-        while (samples * features % multiple != 0) {
-            samples++;
-        }
+        const size_t power = features & (~features + 1); /* of two, that divides it */
+        const size_t samples = multiple / bni_smaller(power, multiple);
         if (samples <= most && shape->n / samples >= fewest_rows(samples * features)) {
             return wide ? most / samples * samples : samples;
         }

@@ -133,7 +133,7 @@ bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t cou
     span spans[BNI_MOST_REGIONS];
     for (size_t j = 0; j < count; j++) {
         spans[j] = span_of(regions[j]);
-        for (size_t i = 0; i < j; i++) {
+        for (size_t i = 0; regions[j].start != NULL && i < j; i++) {
             if (spans[i].begin < spans[j].end && spans[j].begin < spans[i].end &&
                 overlap(regions[i], regions[j], (same[i] >> j & 1u) != 0)) {
                 return true;
