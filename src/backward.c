@@ -99,13 +99,17 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
     kernels->features.fold(s2, cut->outer, features, cut->inner);
 }
 
+static bool gradients_held(const backward_work *work, const double *s1, const double *s2,
+                           size_t features) {
+    return work->layer->internal.kernels->features.held(s1, s2, features, BNI_LEAST_PRODUCTS, true);
+}
+
 /* Each feature that float runs did not hold, alone: none depends on others. */
 static void gradients_exactly(const backward_work *work, bni_task task, const bni_coef *coef,
                               double *s1, double *s2) {
     bni_feature of = {work->cut, &work->data, task, 0};
     for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
-        if (!work->layer->internal.kernels->features.held(&s1[of.place], &s2[of.place], 1,
-                                                          BNI_LEAST_PRODUCTS, true)) {
+        if (!gradients_held(work, &s1[of.place], &s2[of.place], 1)) {
             bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
         }
     }
@@ -120,7 +124,7 @@ static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
     const bni_trial trial = bni_trial_begin();
     sum_sheets(work, task, &coef, s1, s2);
-    if (!work->layer->internal.kernels->features.held(s1, s2, features, BNI_LEAST_PRODUCTS, true)) {
+    if (!gradients_held(work, s1, s2, features)) {
         bni_trial_undo(trial);
         gradients_exactly(work, task, &coef, s1, s2);
     }

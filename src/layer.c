@@ -6,9 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Arrays begin at cache lines, so that no two share one. */
-#define LINE ((size_t)64)
-
 /* ---- Options -------------------------------------------------------------------------------- */
 
 bn_options bn_options_default(void) {
@@ -63,7 +60,7 @@ typedef struct memory_cut {
 
 static void *take(memory_cut *cut, size_t bytes) {
     void *piece = cut->start == NULL ? NULL : cut->start + cut->used;
-    cut->used += (bytes + (LINE - 1)) / LINE * LINE;
+    cut->used += (bytes + (BNI_LINE - 1)) / BNI_LINE * BNI_LINE;
     return piece;
 }
 
@@ -158,7 +155,7 @@ static void fill(float *array, size_t count, float value) {
 /* Makes the layer in memory that is large enough, at the first cache line of it. */
 static void build(bn_layer *layer, size_t features, const bn_options *options, void *memory,
                   size_t bytes) {
-    const size_t skip = (LINE - (uintptr_t)memory % LINE) % LINE;
+    const size_t skip = (BNI_LINE - (uintptr_t)memory % BNI_LINE) % BNI_LINE;
     char *block = (char *)memory + skip;
     memset(block, 0, bytes);
     *layer = (bn_layer){.num_features = features, .options = *options};
@@ -185,7 +182,7 @@ bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *
     if (status != BN_STATUS_OK) {
         return status;
     }
-    void *memory = malloc(bytes + LINE - 1);
+    void *memory = malloc(bytes + BNI_LINE - 1);
     if (memory == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
@@ -198,7 +195,7 @@ size_t bn_layer_bytes(size_t num_features, const bn_options *options) {
     const bn_options defaults = bn_options_default();
     size_t bytes;
     const bn_status status = measure(num_features, options == NULL ? &defaults : options, &bytes);
-    return status == BN_STATUS_OK ? bytes + LINE - 1 : 0;
+    return status == BN_STATUS_OK ? bytes + BNI_LINE - 1 : 0;
 }
 
 bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_options *options,
@@ -213,7 +210,7 @@ bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_option
     if (status != BN_STATUS_OK) {
         return status;
     }
-    if (bytes < needed + LINE - 1) {
+    if (bytes < needed + BNI_LINE - 1) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
     build(layer, num_features, chosen, memory, needed);

@@ -172,16 +172,18 @@ static void set_pivot(block_sums *sums, const block *b, const bni_sums *before) 
 }
 
 /* eps outweighs whatever squares lose that are subnormal in float, if it is not itself so little. */
-static double least_squares(double eps) {
-    return eps >= LEAST_EPS ? 0.0 : BNI_LEAST_PRODUCTS;
+static bool moments_held(const bn_kernels *kernels, const double *mean, const double *m2,
+                         size_t features, double eps) {
+    const double least = eps >= LEAST_EPS ? 0.0 : BNI_LEAST_PRODUCTS;
+    return kernels->features.held(mean, m2, features, least, false);
 }
 
 /* Each feature that float runs did not hold, alone: none depends on others. */
-static void moments_exactly(const bni_feature_kernels *features, const bni_sums *sums,
-                            bni_feature of, double eps) {
+static void moments_exactly(const bn_kernels *kernels, const bni_sums *sums, bni_feature of,
+                            double eps) {
     for (; of.place < bni_group_size(of.cut, of.task.group); of.place++) {
         double *mean = &sums->mean[of.place], *m2 = &sums->m2[of.place];
-        if (!features->held(mean, m2, 1, least_squares(eps), false)) {
+        if (!moments_held(kernels, mean, m2, 1, eps)) {
             bni_exact_moments(&of, mean, m2);
         }
     }
@@ -213,9 +215,9 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
             kernels->features.merge_block(&all, features, sums.count, sums.pivot, sums.s1, sums.s2);
         }
     }
-    if (!kernels->features.held(all.mean, all.m2, features, least_squares(eps), false)) {
+    if (!moments_held(kernels, all.mean, all.m2, features, eps)) {
         bni_trial_undo(trial);
-        moments_exactly(&kernels->features, &all, (bni_feature){cut, &data, task, 0}, eps);
+        moments_exactly(kernels, &all, (bni_feature){cut, &data, task, 0}, eps);
     }
     part->count = all.count;
 }

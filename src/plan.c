@@ -388,7 +388,7 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
     return true;
 }
 
-static inline void repeat(const float *values, size_t features, size_t each, float *columns) {
+static void repeat(const float *values, size_t features, size_t each, float *columns) {
     for (size_t f = 0; f < features; f++) {
         for (size_t i = 0; i < each; i++) {
             columns[f * each + i] = values[f];
@@ -404,8 +404,8 @@ const float *bni_expand(const bni_cut *cut, size_t features, const float *values
     if (values == NULL || cols == features) {
         return values;
     }
-    if (cut->inner == 1) { /* then the compiler makes a copy of it */
-        repeat(values, features, 1, columns);
+    if (cut->inner == 1) {
+        memcpy(columns, values, features * sizeof *columns);
     } else {
         repeat(values, features, cut->inner, columns);
     }

@@ -39,6 +39,7 @@ struct bni_tasks {
     size_t done; /* shares that are known to be empty, from its own on */
 };
 
+/* (Where there is no need for one, no division is done: it is dear beside the smallest batch.) */
 static size_t share_begin(const run *r, size_t thread) {
     return r->threads == 1 ? r->tasks * thread : r->tasks * thread / r->threads;
 }

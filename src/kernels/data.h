@@ -19,8 +19,8 @@
 /* The floats of a cache line, and the most that any kernel moves at once. */
 #define BNI_PAD ((size_t)16)
 
-/* Its bytes. Arrays on the stack begin at one, so that no vector of them is in two. */
-#define BNI_LINE 64
+/* Its bytes. Arrays begin at one, so that no two share a line and no vector is in two. */
+#define BNI_LINE ((size_t)64)
 
 /* The most columns of a sheet that sums are formed of, or that has a value a column made for it.
  * Wide enough that a row of a panel is a run of 2 KiB; narrow enough that a panel's sums and

@@ -1,7 +1,7 @@
 /*
  * The arithmetic over data, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h)
  * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels. The vocabulary:
- * BNI_LANES, BNI_TILE, BNI_VARIANTS, types vf and vd and their functions (simd_base.h).
+ * BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf and vd and their functions (simd_base.h).
  *
  * Where outputs are written, a kernel walks a sheet tile by tile: some vectors side by side, down the
  * rows of a band, so that coefficients are loaded once a tile and stay in registers. Where sums are
@@ -85,14 +85,13 @@ BNI_INLINE vf load(const float *from, size_t lanes, vf rest) {
     return lanes == BNI_LANES ? vf_load(from) : vf_load_part(from, lanes, rest);
 }
 
-/* What belongs to a vector's columns; the missing lanes are 0. */
-BNI_INLINE vf load_coef(const float *of, size_t lanes) {
-    return load(of, lanes, vf_set1(0.0f));
-}
-
-/* The same of a plane, which has one value. */
-BNI_INLINE vf spread_coef(const float *of, size_t lanes) {
-    return lanes == BNI_LANES ? vf_set1(*of) : vf_part(vf_set1(*of), lanes);
+/* What belongs to a vector's columns, or to a plane, which has one value; the missing lanes are 0. */
+BNI_INLINE vf load_coef(const float *of, size_t lanes, const bool plane) {
+    const vf zero = vf_set1(0.0f);
+    if (plane) {
+        return lanes == BNI_LANES ? vf_set1(*of) : vf_part(vf_set1(*of), lanes);
+    }
+    return load(of, lanes, zero);
 }
 
 /* Adds to a sum a column. */
@@ -279,30 +278,17 @@ typedef struct lines {
     size_t x, y, x_step, y_step, row;
 } lines;
 
+/* c: the first column, or the plane. */
 BNI_INLINE line_coef load_line(const bni_coef *coef, size_t c, const size_t vectors, size_t lanes,
-                               const terms of) {
+                               const bool plane, const terms of) {
     const bool rebuilds = !of.moments && of.mask == BNI_MASK_X;
     const vf zero = vf_set1(0.0f);
     line_coef line;
     BNI_EACH_VECTOR(v) {
-        const size_t column = c + v * BNI_LANES;
-        line.center[v] = load_coef(coef->center + column, lanes);
-        line.scale[v] = rebuilds ? load_coef(coef->scale + column, lanes) : zero;
-        line.shift[v] = rebuilds ? load_coef(coef->shift + column, lanes) : zero;
-    }
-    return line;
-}
-
-BNI_INLINE line_coef spread_line(const bni_coef *coef, size_t plane, const terms of) {
-    const bool rebuilds = !of.moments && of.mask == BNI_MASK_X;
-    const float center = coef->center[plane];
-    const float scale = rebuilds ? coef->scale[plane] : 0.0f;
-    const float shift = rebuilds ? coef->shift[plane] : 0.0f;
-    line_coef line;
-    BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
-        line.center[v] = vf_set1(center);
-        line.scale[v] = vf_set1(scale);
-        line.shift[v] = vf_set1(shift);
+        const size_t column = plane ? c : c + v * BNI_LANES;
+        line.center[v] = load_coef(coef->center + column, lanes, plane);
+        line.scale[v] = rebuilds ? load_coef(coef->scale + column, lanes, plane) : zero;
+        line.shift[v] = rebuilds ? load_coef(coef->shift + column, lanes, plane) : zero;
     }
     return line;
 }
@@ -411,7 +397,7 @@ BNI_INLINE void sums_tile(const bni_sheet *sheet, band run_rows, size_t c, const
     const lines at = {run_rows.begin * form->x_stride + c, run_rows.begin * form->y_stride + c,
                       form->x_stride, form->y_stride, run_rows.begin};
     const size_t columns = vectors == 1 ? lanes : vectors * BNI_LANES;
-    const line_coef line = load_line(coef, c, vectors, lanes, of);
+    const line_coef line = load_line(coef, c, vectors, lanes, false, of);
     line_sums run;
     run_sums(sheet, at, run_rows.end - run_rows.begin, vectors, columns, columns, &line, of, &run);
     BNI_EACH_VECTOR(v) {
@@ -467,7 +453,7 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
     const size_t count = (sheet->form.cols + BNI_PAD - 1) / BNI_PAD;
     const size_t left = sheet->form.cols - (count - 1) * BNI_PAD;
     for (size_t p = 0; p < sheet->form.planes; p++) {
-        const line_coef line = spread_line(coef, p, of);
+        const line_coef line = load_line(coef, p, LINE, BNI_LANES, true, of);
         line_doubles one = no_doubles(), two = no_doubles();
         for (size_t i = 0; i < count; i += BNI_RUN) {
             const size_t first = p * sheet->form.plane_stride + i * BNI_PAD;
@@ -534,15 +520,12 @@ typedef struct vector_affine {
     vf center, scale, shift;
 } vector_affine;
 
-BNI_INLINE vector_affine load_affine(const bni_coef *coef, size_t c, size_t lanes) {
-    return (vector_affine){load_coef(coef->center + c, lanes), load_coef(coef->scale + c, lanes),
-                           load_coef(coef->shift + c, lanes)};
-}
-
-BNI_INLINE vector_affine spread_affine(const bni_coef *coef, size_t plane, size_t lanes) {
-    return (vector_affine){spread_coef(coef->center + plane, lanes),
-                           spread_coef(coef->scale + plane, lanes),
-                           spread_coef(coef->shift + plane, lanes)};
+/* c: the first column, or the plane. */
+BNI_INLINE vector_affine load_affine(const bni_coef *coef, size_t c, size_t lanes,
+                                     const bool plane) {
+    return (vector_affine){load_coef(coef->center + c, lanes, plane),
+                           load_coef(coef->scale + c, lanes, plane),
+                           load_coef(coef->shift + c, lanes, plane)};
 }
 
 /* add: the residual, where there is one. */
@@ -566,7 +549,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
     const float *add = residual ? (const float *)sheet->at.residual + first : NULL;
     float *y = (float *)sheet->at.out + first;
     vector_affine by[BNI_TILE];
-    BNI_EACH_VECTOR(v) by[v] = load_affine(coef, c + v * BNI_LANES, lanes);
+    BNI_EACH_VECTOR(v) by[v] = load_affine(coef, c + v * BNI_LANES, lanes, false);
     for (size_t r = rows.begin; r < rows.end; r++) {
         fetch_row(x, NULL, y, vectors, lanes, &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
@@ -583,7 +566,7 @@ BNI_INLINE void normalize_vectors(const bni_sheet *sheet, size_t at, const size_
                                   size_t lanes, const bool stream, const bni_coef *coef,
                                   size_t plane, const vector_affine *whole, const bool residual,
                                   const bool relu) {
-    const vector_affine by = lanes == BNI_LANES ? *whole : spread_affine(coef, plane, lanes);
+    const vector_affine by = lanes == BNI_LANES ? *whole : load_affine(coef, plane, lanes, true);
     const float *x = x_at(sheet, at);
     const float *add = residual ? (const float *)sheet->at.residual + at : NULL;
     float *y = (float *)sheet->at.out + at;
@@ -599,7 +582,7 @@ BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef, c
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.out, at);
-        const vector_affine by = spread_affine(coef, p, BNI_LANES);
+        const vector_affine by = load_affine(coef, p, BNI_LANES, true);
         BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, residual, relu);
         BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
                         p, &by, residual, relu);
@@ -645,20 +628,13 @@ typedef struct vector_coef {
     vf slope, offset;
 } vector_coef;
 
-BNI_INLINE vector_coef load_vector_coef(const bni_coef *coef, size_t c, size_t lanes) {
+BNI_INLINE vector_coef load_vector_coef(const bni_coef *coef, size_t c, size_t lanes,
+                                        const bool plane) {
     const vf zero = vf_set1(0.0f);
     const bool constant = coef->slope == NULL;
-    return (vector_coef){load_affine(coef, c, lanes),
-                         constant ? zero : load_coef(coef->slope + c, lanes),
-                         constant ? zero : load_coef(coef->offset + c, lanes)};
-}
-
-BNI_INLINE vector_coef spread_vector_coef(const bni_coef *coef, size_t plane, size_t lanes) {
-    const vf zero = vf_set1(0.0f);
-    const bool constant = coef->slope == NULL;
-    return (vector_coef){spread_affine(coef, plane, lanes),
-                         constant ? zero : spread_coef(coef->slope + plane, lanes),
-                         constant ? zero : spread_coef(coef->offset + plane, lanes)};
+    return (vector_coef){load_affine(coef, c, lanes, plane),
+                         constant ? zero : load_coef(coef->slope + c, lanes, plane),
+                         constant ? zero : load_coef(coef->offset + c, lanes, plane)};
 }
 
 /* How the vectors of a row are gone through. Of constant statistics x is not looked at, but for the
@@ -704,7 +680,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
                                 const input_kind kind) {
     const bni_form *form = &sheet->form;
     vector_coef by[BNI_TILE];
-    BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes);
+    BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes, false);
     for (size_t r = rows.begin; r < rows.end; r++) {
         const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
         const row_way way = way_of_row(form, r, coef->slope == NULL, kind.mask);
@@ -721,7 +697,7 @@ BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size
                                    size_t lanes, const bool stream, const bni_coef *coef,
                                    size_t plane, const vector_coef *whole, const row_way *way,
                                    const input_kind kind) {
-    const vector_coef by = lanes == BNI_LANES ? *whole : spread_vector_coef(coef, plane, lanes);
+    const vector_coef by = lanes == BNI_LANES ? *whole : load_vector_coef(coef, plane, lanes, true);
     fetch_row(x_at(sheet, at), dy_at(sheet, at), (float *)sheet->at.dx + at, vectors, BNI_LANES,
               &sheet->hints, stream);
     BNI_EACH_VECTOR(v) {
@@ -736,7 +712,7 @@ BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at);
-        const vector_coef by = spread_vector_coef(coef, p, BNI_LANES);
+        const vector_coef by = load_vector_coef(coef, p, BNI_LANES, true);
         BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, kind);
         BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
                         p, &by, &way, kind);
