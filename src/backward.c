@@ -173,7 +173,7 @@ static const bni_passes passes_of_backward = {sum_gradients, merge_gradients, fi
  * parameters. */
 static bool differentiate(backward_work *work) {
     const bn_layer *layer = work->layer;
-    const int threads = layer->internal.options.num_threads;
+    const int threads = bni_threads(layer);
     if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
         bni_write_pass(&passes_of_backward, work, work->cut, threads, BNI_BY_CHUNK_BACK);
         return true;

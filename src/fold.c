@@ -17,7 +17,7 @@ static bn_status check_layer(const bn_layer *layer) {
     if (!bni_layer_ready(layer) || layer->running_mean == NULL) {
         return BN_STATUS_BAD_STATE;
     }
-    return bni_eps_good(layer->options.eps) ? BN_STATUS_OK : BN_STATUS_BAD_OPTION;
+    return bni_not_negative(layer->options.eps) ? BN_STATUS_OK : BN_STATUS_BAD_OPTION;
 }
 
 static bn_status check_outputs(const bn_layer *layer, const void *a, size_t a_bytes, const void *b,

@@ -82,7 +82,9 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     if (status != BN_STATUS_OK) {
         return status;
     }
-    if (!bni_momentum_good(layer->options.momentum)) {
+    const bool update =
+        !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
+    if (update && !bni_momentum_good(layer->options.momentum)) {
         return BN_STATUS_BAD_OPTION;
     }
     if (layer->frozen && layer->running_mean == NULL) {
@@ -95,14 +97,13 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
         return BN_STATUS_TOO_FEW_VALUES;
     }
 
-    const bool update = !layer->frozen && layer->running_mean != NULL && !batch->keep_running;
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
     forward_work work = {.layer = layer,
                          .cut = &cut,
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
                          .update_running = update};
-    const int threads = layer->internal.options.num_threads;
+    const int threads = bni_threads(layer);
     bool finite = true;
     if (layer->frozen) {
         use_running(&work);

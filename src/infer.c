@@ -65,7 +65,7 @@ static void infer_by_running(const bni_cut *cut, infer_work work) {
     const bni_order order =
         wide.groups * wide.group_features <= SCALES ? BNI_BY_CHUNK : BNI_BY_GROUP;
     work.cut = &wide;
-    bni_run(&wide, work.layer->internal.options.num_threads, order, running_worker, &work);
+    bni_run(&wide, bni_threads(work.layer), order, running_worker, &work);
 }
 
 /* ---- By the batch itself -------------------------------------------------------------------- */
@@ -169,7 +169,7 @@ static void chunks_worker(void *context, bni_tasks *tasks) {
 }
 
 static void infer_group(batch_work *work) {
-    const int threads = work->infer.layer->internal.options.num_threads;
+    const int threads = bni_threads(work->infer.layer);
     bni_cut alone = *work->infer.cut;
     alone.groups = 1;
     work->state->moments.count = 0.0;
@@ -196,8 +196,7 @@ static bool infer_by_batch(const bni_cut *cut, infer_work infer) {
     infer.cut = &narrow;
     batch_work work = {.infer = infer, .finite = true};
     if (narrow.chunks == 1) {
-        bni_run(&narrow, infer.layer->internal.options.num_threads, BNI_BY_CHUNK,
-                whole_groups_worker, &work);
+        bni_run(&narrow, bni_threads(infer.layer), BNI_BY_CHUNK, whole_groups_worker, &work);
     } else {
         bni_cut groups = narrow;
         groups.chunks = 1;

@@ -21,17 +21,14 @@ bn_options bn_options_default(void) {
                         .num_threads = 0};
 }
 
-bool bni_eps_good(float eps) {
-    return bni_is_positive(eps) && bni_finite(eps);
-}
-
 bool bni_momentum_good(float momentum) {
     return bni_finite(momentum) &&
            ((momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE);
 }
 
 static bool options_good(const bn_options *options) {
-    return bni_eps_good(options->eps) && bni_momentum_good(options->momentum) &&
+    return bni_not_negative(options->eps) &&
+           (!options->track_running || bni_momentum_good(options->momentum)) &&
            bni_finite(options->gamma_init) && bni_finite(options->beta_init) &&
            options->num_threads >= 0 &&
            (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
@@ -44,10 +41,15 @@ bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shap
     if (!bni_layer_ready(layer)) {
         return BN_STATUS_BAD_STATE;
     }
-    if (!bni_eps_good(layer->options.eps)) {
+    if (!bni_not_negative(layer->options.eps) || layer->options.num_threads < 0) {
         return BN_STATUS_BAD_OPTION;
     }
     return bni_shape_make(shape, batch, layer->num_features, BNI_STRIDES_BOTH);
+}
+
+int bni_threads(const bn_layer *layer) {
+    const int most = layer->internal.options.num_threads, now = layer->options.num_threads;
+    return most == 0 || (now != 0 && now < most) ? now : most;
 }
 
 /* ---- Memory --------------------------------------------------------------------------------- */
@@ -254,33 +256,6 @@ void bni_commit_running(bn_layer *layer) {
     const size_t bytes = layer->num_features * sizeof(float);
     memcpy(layer->running_mean, scratch.pending1, bytes);
     memcpy(layer->running_var, scratch.pending2, bytes);
-}
-
-/* ---- What other versions bring -------------------------------------------------------------- */
-
-bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm) {
-    if (layer == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    if (!bni_layer_ready(layer)) {
-        return BN_STATUS_BAD_STATE;
-    }
-    return comm.allreduce_sum == NULL ? BN_STATUS_OK : BN_STATUS_UNSUPPORTED;
-}
-
-static bn_status no_safetensors(const bn_layer *layer, const char *path, const char *name) {
-    if (layer == NULL || path == NULL || name == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    return bni_layer_ready(layer) ? BN_STATUS_UNSUPPORTED : BN_STATUS_BAD_STATE;
-}
-
-bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *path, const char *name) {
-    return no_safetensors(layer, path, name);
-}
-
-bn_status bn_layer_load_safetensors(bn_layer *layer, const char *path, const char *name) {
-    return no_safetensors(layer, path, name);
 }
 
 /* ---- Names ---------------------------------------------------------------------------------- */

@@ -38,10 +38,12 @@ void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t
 /* Everything that a layer's arrays occupy. */
 bni_region bni_region_of_layer(const bn_layer *layer);
 
-/* Whether eps and momentum, which may be set between calls, are what they may be: decided on their
- * bits, whatever the compiler was told of NaN. */
-bool bni_eps_good(float eps);
+/* Whether momentum, which may be set between calls, is what it may be: decided on its bits, whatever
+ * the compiler was told of NaN. */
 bool bni_momentum_good(float momentum);
+
+/* num_threads as it is set, but no more than init saw. */
+int bni_threads(const bn_layer *layer);
 
 /* What every call on a layer and a batch checks first. Makes the shape where it returns
  * BN_STATUS_OK. */

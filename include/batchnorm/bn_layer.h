@@ -62,7 +62,7 @@
 
 /* The one place that the version is written; CMakeLists.txt reads it from here. */
 #define BN_VERSION_MAJOR 0
-#define BN_VERSION_MINOR 1
+#define BN_VERSION_MINOR 2
 #define BN_VERSION_PATCH 0
 
 /* BN_SHARED is defined for whoever links the shared library, by its CMake target. It matters on
@@ -87,7 +87,7 @@ extern "C" {
 typedef enum bn_status {
     BN_STATUS_OK = 0,
     BN_STATUS_NULL_POINTER, /* a pointer that must be given is NULL */
-    BN_STATUS_BAD_OPTION,   /* eps <= 0 or not finite, momentum outside [0, 1], a weight < 0, ... */
+    BN_STATUS_BAD_OPTION,   /* eps < 0 or not finite, momentum outside [0, 1], a weight < 0, ... */
     BN_STATUS_BAD_SHAPE,    /* zero features, a stride shorter than its row, sizes that overflow */
     BN_STATUS_OVERLAP,      /* buffers that overlap without being the same */
     BN_STATUS_TOO_FEW_VALUES, /* training on one value a feature: its variance says nothing */
@@ -117,13 +117,16 @@ typedef enum bn_dtype {
  * 1/(k+1), k being num_batches_tracked. PyTorch's momentum=None. */
 #define BN_MOMENTUM_CUMULATIVE (-1.0f)
 
-/* How a layer works; bn_options_default() gives the values in brackets. eps and momentum may be
- * changed in layer.options between calls, the rest is read at init. */
+/* How a layer works; bn_options_default() gives the values in brackets. eps, momentum and num_threads
+ * may be changed in layer.options between calls, the rest is read at init. */
 typedef struct bn_options {
-    float eps;          /* added to the variance under the root; > 0 and finite [1e-5] */
+    float eps;          /* added to the variance under the root; >= 0 and finite. With 0 a variance
+                           of 0 is BN_STATUS_NOT_FINITE in training and gives Inf or NaN in
+                           inference [1e-5] */
     float momentum;     /* the weight of the OLD running value, as in NumpyDL, Keras, Flax and
                            Caffe; PyTorch's momentum=m is 1-m here. In [0, 1], or
-                           BN_MOMENTUM_CUMULATIVE; with 0 the old value may be anything [0.9] */
+                           BN_MOMENTUM_CUMULATIVE; with 0 the old value may be anything. Where no
+                           running value is updated it is not looked at [0.9] */
     float gamma_init;   /* every gamma at init; finite [1] */
     float beta_init;    /* every beta at init; finite [0] */
     bool scale;         /* learn gamma; without it gamma is 1 and its pointers are NULL [true] */
@@ -133,16 +136,9 @@ typedef struct bn_options {
     bool biased_running_var;  /* running_var takes var itself, not var * W/(W-1) [false] */
     bn_activation activation; /* [BN_ACTIVATION_NONE] */
     int num_threads;          /* 0: as many as there are; 1: none but the caller's; < 0 is
-                                 BN_STATUS_BAD_OPTION [0] */
+                                 BN_STATUS_BAD_OPTION. May be lowered between calls, to 1 in a child
+                                 that was forked; never above what init saw [0] */
 } bn_options;
-
-/* How the workers of one batch add up; zero: one worker. Not in this version: see
- * bn_layer_set_comm. */
-typedef struct bn_comm {
-    /* Adds values[0..count) over all workers, in place, on every worker; 0 on success. */
-    int (*allreduce_sum)(void *context, double *values, size_t count);
-    void *context;
-} bn_comm;
 
 /* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_in fills
  * it; the arrays belong to the layer and live until bn_layer_free. The struct may be moved: nothing
@@ -196,11 +192,11 @@ typedef struct bn_batch {
                                    it is NULL matters */
     const void *y;              /* backward: forward's y, needed where a residual and an activation
                                    meet, and not read elsewhere */
-    void *dresidual;       /* backward: g, written where a residual was given; NULL: not wanted;
+    void *dresidual;          /* backward: g, written where a residual was given; NULL: not wanted;
                               may be dy */
-    bool keep_running;     /* this forward leaves the running values and their count as they are
+    bool skip_running_update; /* this forward leaves the running values and their count as they are
                               (recomputation) */
-    bool accumulate_grads; /* this backward adds to dgamma and dbeta */
+    bool accumulate_grads;    /* this backward adds to dgamma and dbeta */
 } bn_batch;
 
 /* A learned parameter, as an optimizer wants it. */
@@ -279,7 +275,7 @@ BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER    layer, x or y is NULL
- * BN_STATUS_BAD_OPTION      layer->options.eps or .momentum was set to a bad value
+ * BN_STATUS_BAD_OPTION      layer->options.eps, .momentum or .num_threads was set to a bad value
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
  * BN_STATUS_TOO_FEW_VALUES  n is 1 and the layer is not frozen
@@ -299,7 +295,7 @@ BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, flo
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER    layer, x or y is NULL
- * BN_STATUS_BAD_OPTION      layer->options.eps was set to a bad value
+ * BN_STATUS_BAD_OPTION      layer->options.eps or .num_threads was set to a bad value
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
  * BN_STATUS_BAD_STATE       the layer was not initialized
@@ -318,7 +314,7 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER    layer, x, dy or dx is NULL
- * BN_STATUS_BAD_OPTION      layer->options.eps was set to a bad value
+ * BN_STATUS_BAD_OPTION      layer->options.eps or .num_threads was set to a bad value
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         dx overlaps x or dy without being it, or the layer's arrays
  * BN_STATUS_BAD_STATE       the layer was not initialized, there was no forward, or its n was
@@ -330,7 +326,7 @@ BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, co
 
 /* ---- Everything else a batch can be ---------------------------------------------------------- */
 
-/* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, keep_running. The
+/* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, skip_running_update. The
  * element type is batch->dtype. batch->y, dresidual and accumulate_grads are not looked at.
  *
  * Returns what bn_layer_forward returns, and
@@ -344,7 +340,7 @@ BN_API bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, 
                                         void *y);
 
 /* bn_layer_infer for any bn_batch. The weights are checked always, and used where the layer has no
- * running values. keep_running and the fields of backward are not looked at.
+ * running values. skip_running_update and the fields of backward are not looked at.
  *
  * Returns what bn_layer_infer returns, and what bn_layer_forward_batch adds;
  * BN_STATUS_TOO_FEW_VALUES comes only without running values. */
@@ -462,34 +458,6 @@ BN_API bn_status bn_moments_merge(bn_moments *into, const bn_moments *from);
  * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1
  * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf, or beyond float */
 BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments);
-
-/* ---- Many workers, one batch ----------------------------------------------------------------- */
-
-/* Sets how this layer's batches add up over workers. Not in this version.
- *
- * Returns BN_STATUS_UNSUPPORTED, or
- * BN_STATUS_OK            comm.allreduce_sum is NULL: one worker, which is what there is
- * BN_STATUS_NULL_POINTER  layer is NULL
- * BN_STATUS_BAD_STATE     the layer was not initialized */
-BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);
-
-/* ---- Exchange with PyTorch and others -------------------------------------------------------- */
-
-/* Writes NAME.weight, .bias, .running_mean, .running_var and .num_batches_tracked to a safetensors
- * file. Not in this version.
- *
- * Returns BN_STATUS_UNSUPPORTED, or
- * BN_STATUS_NULL_POINTER  layer, path or name is NULL
- * BN_STATUS_BAD_STATE     the layer was not initialized */
-BN_API bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *path,
-                                           const char *name);
-
-/* Reads what bn_layer_save_safetensors writes. Not in this version.
- *
- * Returns BN_STATUS_UNSUPPORTED, or
- * BN_STATUS_NULL_POINTER  layer, path or name is NULL
- * BN_STATUS_BAD_STATE     the layer was not initialized */
-BN_API bn_status bn_layer_load_safetensors(bn_layer *layer, const char *path, const char *name);
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 

@@ -138,7 +138,8 @@ static bool finish_moments(const bni_sums *sums, size_t features, double eps,
     for (size_t d = 0; d < features; d++) {
         split(mean[d], &mean_near[d], &mean_rest[d]);
         split(1.0 / sqrt(m2[d] * part + eps), &invstd_near[d], &invstd_rest[d]);
-        bad |= not_finite(mean_near[d]) | !bni_within(m2[d], BNI_MOST_M2);
+        bad |= not_finite(mean_near[d]) | not_finite(invstd_near[d]) |
+               !bni_within(m2[d], BNI_MOST_M2); /* Inf: no eps and no variance */
     }
     return bad == 0;
 }

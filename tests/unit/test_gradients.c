@@ -112,7 +112,7 @@ static world make_world(const config *setup, double step) {
                          .spatial = s->spatial,
                          .x_stride = w.x_stride,
                          .y_stride = w.y_stride,
-                         .keep_running = true};
+                         .skip_running_update = true};
 
     ref_random random = {7};
     ref_fill_layer(&random, &w.layer);

@@ -501,13 +501,61 @@ static void bn_isa_names_the_instruction_set(void **state) {
     free(kept);
 }
 
-/* Only eps, momentum and frozen may be set between calls. */
+/* A variance of 0 then has no root to divide by, and says so; what is not 0 is as ever. */
+static void eps_may_be_zero(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.eps = 0;
+    options.biased_running_var = true;
+    options.momentum = 0;
+    bn_layer layer;
+    assert_ok(bn_layer_init(&layer, 2, &options));
+    float x[] = {1, 5, 3, 5}, y[4];
+    assert_status(bn_layer_forward(&layer, 2, x, y), BN_STATUS_NOT_FINITE);
+    assert_true(y[0] == -1 && y[2] == 1 && !isfinite(y[1]) && !isfinite(y[3]));
+    assert_true(layer.running_mean[0] == 0 && layer.running_var[0] == 1);
+    assert_int_equal(layer.num_batches_tracked, 0);
+    x[3] = 7;
+    assert_ok(bn_layer_forward(&layer, 2, x, y));
+    assert_true(y[0] == -1 && y[1] == -1 && y[2] == 1 && y[3] == 1);
+    assert_ok(bn_layer_infer(&layer, 2, x, y));
+    assert_true(y[0] == -1 && y[1] == -1 && y[2] == 1 && y[3] == 1);
+    layer.running_var[1] = 0;
+    assert_ok(bn_layer_infer(&layer, 2, x, y));
+    assert_true(y[0] == -1 && !isfinite(y[1]) && y[2] == 1 && !isfinite(y[3]));
+    bn_layer_free(&layer);
+}
+
+/* One thread works when init saw as many as there are, or when it is told so later. */
+static void fewer_threads_may_be_asked_for_later(void **state) {
+    (void)state;
+    trial want = trial_new(300, NULL, (bn_batch){.n = 2000});
+    trial_run(&want);
+    for (int threads = 1; threads <= 3; threads++) {
+        for (int most = 0; most <= 3; most++) {
+            bn_options options = bn_options_default();
+            options.num_threads = most;
+            trial t = trial_new(300, &options, (bn_batch){.n = 2000});
+            t.layer.options.num_threads = threads;
+            trial_run(&t);
+            trial_check_same(&t, &want);
+            trial_free(&t);
+        }
+    }
+    want.layer.options.num_threads = -1;
+    assert_status(bn_layer_forward(&want.layer, 2000, want.x, want.y), BN_STATUS_BAD_OPTION);
+    assert_status(bn_layer_infer(&want.layer, 2000, want.x, want.y), BN_STATUS_BAD_OPTION);
+    assert_status(bn_layer_backward(&want.layer, 2000, want.x, want.dy, want.dx),
+                  BN_STATUS_BAD_OPTION);
+    trial_free(&want);
+}
+
+/* Only eps, momentum, num_threads and frozen may be set between calls. */
 static void other_options_are_as_init_read_them(void **state) {
     (void)state;
     trial want = trial_new(5, NULL, (bn_batch){.n = 9}), t = trial_new(5, NULL, (bn_batch){.n = 9});
     t.layer.options.activation = BN_ACTIVATION_RELU;
     t.layer.options.biased_running_var = true;
-    t.layer.options.num_threads = -3;
     trial_run(&want);
     trial_run(&t);
     trial_check_same(&t, &want);
@@ -517,6 +565,8 @@ static void other_options_are_as_init_read_them(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(eps_may_be_zero),
+        cmocka_unit_test(fewer_threads_may_be_asked_for_later),
         cmocka_unit_test(other_options_are_as_init_read_them),
         cmocka_unit_test(defaults_are_those_of_the_header),
         cmocka_unit_test(no_options_are_the_defaults),

@@ -179,7 +179,7 @@ static void deviations_beyond_float_are_not_finite(void **state) {
         for (int keep = 0; keep < 2; keep++) {
             bn_options options = bn_options_default();
             options.track_running = tracked;
-            trial t = trial_new(D, &options, (bn_batch){.n = N, .keep_running = keep});
+            trial t = trial_new(D, &options, (bn_batch){.n = N, .skip_running_update = keep});
             snapshot before = snapshot_take(&t.layer);
             t.x[0] = FLT_MAX;
             t.x[D] = -FLT_MAX;
@@ -205,7 +205,7 @@ static void a_variance_that_is_not_stored_may_exceed_float(void **state) {
     bn_options options = bn_options_default();
     for (size_t k = 0; k < 2 * COUNT_OF(sizes); k++) {
         const float size = sizes[k / 2], x[] = {-size, size}, dy[] = {1, 0};
-        const bn_batch batch = {.n = 2, .keep_running = true};
+        const bn_batch batch = {.n = 2, .skip_running_update = true};
         float y[2] = {0}, dx[2];
         bn_layer layer;
         options.track_running = k % 2;
@@ -479,17 +479,17 @@ static void accumulated_gradients_add_up(void **state) {
     }
 }
 
-static void keep_running_keeps_the_running_values(void **state) {
+static void skip_running_update_keeps_the_running_values(void **state) {
     (void)state;
     trial plain = small(), t = small();
     snapshot before = snapshot_take(&t.layer);
     trial_run(&plain);
-    t.batch.keep_running = true;
+    t.batch.skip_running_update = true;
     trial_run(&t);
     assert_same_bits(t.layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], D);
     assert_same_bits(t.layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], D);
     assert_int_equal(t.layer.num_batches_tracked, 0);
-    t.batch.keep_running = false; /* all else was as without it */
+    t.batch.skip_running_update = false; /* all else was as without it */
     assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
     trial_check_same(&t, &plain);
     snapshot_free(&before);
@@ -970,7 +970,7 @@ int main(void) {
         cmocka_unit_test(inputs_may_be_the_same),
         cmocka_unit_test(backward_twice_is_backward_once),
         cmocka_unit_test(accumulated_gradients_add_up),
-        cmocka_unit_test(keep_running_keeps_the_running_values),
+        cmocka_unit_test(skip_running_update_keeps_the_running_values),
         cmocka_unit_test(set_running_sets_the_running_values_alone),
         cmocka_unit_test(threads_may_infer_at_once),
         cmocka_unit_test(the_number_of_threads_does_not_matter),
