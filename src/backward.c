@@ -12,6 +12,7 @@ typedef struct backward_work {
     const bni_cut *cut;
     bni_buffers data;
     bni_scratch scratch;
+    bni_cache cache;
     bni_mask mask;
     bool constant; /* the forward before was frozen: mean and invstd are constants */
 } backward_work;
@@ -24,8 +25,12 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
 
 /* An empty batch passes whatever the buffers are. */
 static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
-                                const void *dy, const void *dx, bni_shape *shape) {
+                                const void *dy, const void *dx, bni_shape *shape,
+                                bni_forward *before) {
     const bn_status status = bni_check_batch(layer, batch, shape);
+    if (status == BN_STATUS_OK && layer->internal.options.inference_only) {
+        return BN_STATUS_BAD_STATE;
+    }
     if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }
@@ -35,7 +40,7 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
         return BN_STATUS_NULL_POINTER;
     }
-    enum { X, DY, FORWARD_Y, WEIGHTS, DX, DRESIDUAL, LAYER, REGIONS };
+    enum { X, DY, FORWARD_Y, WEIGHTS, DX, DRESIDUAL, CACHE, REGIONS };
     const bni_region regions[REGIONS] = {
         [X] = bni_region_of_x(shape, x),
         [DY] = bni_region_of_y(shape, dy),
@@ -43,19 +48,20 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
         [WEIGHTS] = bni_region_of_weights(shape),
         [DX] = bni_region_of_x(shape, dx),
         [DRESIDUAL] = bni_region_of_y(shape, batch->dresidual),
-        [LAYER] = bni_region_of_layer(layer)};
+        [CACHE] = bni_region_of_cache(layer, batch->cache)};
     const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX,
                                     [DY] = 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX |
                                            1u << DRESIDUAL,
                                     [FORWARD_Y] = 1u << WEIGHTS};
-    if (bni_any_overlap(regions, same, REGIONS)) {
+    if (bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)) {
         return BN_STATUS_OVERLAP;
     }
-    if (layer->internal.forward == BNI_FORWARD_NONE || layer->internal.n != shape->n ||
-        layer->internal.spatial != shape->spatial) {
+    *before = bni_cache_read(layer, batch->cache);
+    if (before->kind == BNI_FORWARD_NONE || before->n != shape->n ||
+        before->spatial != shape->spatial) {
         return BN_STATUS_BAD_STATE;
     }
-    if (layer->internal.forward == BNI_FORWARD_TRAINING && !(shape->values > 1.0)) {
+    if (before->kind == BNI_FORWARD_TRAINING && !(shape->values > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
     return BN_STATUS_OK;
@@ -71,7 +77,7 @@ static bni_coef group_coef(const backward_work *work, const bni_cut *cut, size_t
     const size_t first = bni_group_first(cut, group);
     const bool affine = !sums || work->mask == BNI_MASK_X;
     const bool slope = !sums && !work->constant;
-    const float *of[5] = {work->layer->saved_mean + first, affine ? scratch->scale + first : NULL,
+    const float *of[5] = {work->cache.mean + first, affine ? scratch->scale + first : NULL,
                           affine ? scratch->shift + first : NULL,
                           slope ? scratch->slope + first : NULL,
                           slope ? scratch->offset + first : NULL};
@@ -146,11 +152,11 @@ static void merge_gradients(void *context, bni_part *into, const bni_part *part)
 static bool finish_gradients(void *context, bni_part sums, size_t first, size_t features) {
     const backward_work *work = context;
     const bni_scratch *scratch = &work->scratch;
-    const bni_cache cache = bni_cache_of(work->layer, first);
+    const bni_cache cache = bni_cache_from(work->cache, first);
     const double share = work->constant ? 0.0 : 1.0 / work->cut->shape->values;
     return work->layer->internal.kernels->features.finish_gradients(
         &cache, sums.one, sums.two, features, share, work->layer->gamma != NULL,
-        work->layer->beta != NULL, scratch->pending1 + first, scratch->pending2 + first,
+        work->layer->beta != NULL, scratch->dgamma + first, scratch->dbeta + first,
         scratch->slope + first, scratch->offset + first);
 }
 
@@ -187,7 +193,7 @@ static bool differentiate(backward_work *work) {
 static bool accumulate(float *pending, const float *gradient, size_t features) {
     int bad = 0;
     for (size_t d = 0; gradient != NULL && d < features; d++) {
-        pending[d] += gradient[d];
+        pending[d] += bni_load_float(gradient + d);
         bad |= !bni_finite(pending[d]);
     }
     return bad == 0;
@@ -210,7 +216,8 @@ static void zero(float *gradient, size_t features) {
 bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                   const void *dy, void *dx) {
     bni_shape shape;
-    const bn_status status = check_backward(layer, batch, x, dy, dx, &shape);
+    bni_forward before;
+    const bn_status status = check_backward(layer, batch, x, dy, dx, &shape, &before);
     if (status != BN_STATUS_OK) {
         return status;
     }
@@ -225,28 +232,29 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
 
     const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const bni_scratch scratch = bni_scratch_of(layer);
-    const bni_cache cache = bni_cache_of(layer, 0);
+    const bni_cache cache = bni_cache_of(layer, batch->cache);
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
     backward_work work = {
         .layer = layer,
         .cut = &cut,
         .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
         .scratch = scratch,
+        .cache = cache,
         .mask = !relu                   ? BNI_MASK_NONE
                 : needs_y(layer, batch) ? BNI_MASK_Y
                                         : BNI_MASK_X,
-        .constant = layer->internal.forward == BNI_FORWARD_FROZEN};
+        .constant = before.kind == BNI_FORWARD_FROZEN};
     bni_layer_affine_part(layer, &cache, 0, features, scratch.scale, scratch.shift);
     bool finite = differentiate(&work);
     if (batch->accumulate_grads) {
-        finite = accumulate(scratch.pending1, layer->dgamma, features) && finite;
-        finite = accumulate(scratch.pending2, layer->dbeta, features) && finite;
+        finite = accumulate(scratch.dgamma, layer->dgamma, features) && finite;
+        finite = accumulate(scratch.dbeta, layer->dbeta, features) && finite;
     }
     if (!finite) {
         return BN_STATUS_NOT_FINITE;
     }
-    commit_gradient(layer->dgamma, scratch.pending1, features);
-    commit_gradient(layer->dbeta, scratch.pending2, features);
+    commit_gradient(layer->dgamma, scratch.dgamma, features);
+    commit_gradient(layer->dbeta, scratch.dbeta, features);
     return BN_STATUS_OK;
 }
 

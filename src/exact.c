@@ -121,7 +121,7 @@ void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_m
                          double *s1, double *s2) {
     const bni_cut *cut = feature->cut;
     const size_t column = feature->place * cut->inner;
-    exact_gradients g = {.center = coef->center[column], .mask = mask};
+    exact_gradients g = {.center = bni_load_float(coef->center + column), .mask = mask};
     if (mask == BNI_MASK_X) {
         g.scale = coef->scale[column];
         g.shift = coef->shift[column];

@@ -6,10 +6,11 @@
 
 /* One feature's scale and shift, in double: rounded once, by whoever uses them. */
 static void feature_affine(const bn_layer *layer, size_t d, double *scale, double *shift) {
-    const double invstd = 1.0 / sqrt((double)layer->running_var[d] + (double)layer->options.eps);
-    *scale = layer->gamma == NULL ? invstd : (double)layer->gamma[d] * invstd;
-    *shift = (layer->beta == NULL ? 0.0 : (double)layer->beta[d]) -
-             (double)layer->running_mean[d] * *scale;
+    double mean, var;
+    bni_running_at(layer, d, &mean, &var);
+    const double invstd = 1.0 / sqrt(var + (double)layer->options.eps);
+    *scale = layer->gamma == NULL ? invstd : (double)bni_load_float(layer->gamma + d) * invstd;
+    *shift = (layer->beta == NULL ? 0.0 : (double)bni_load_float(layer->beta + d)) - mean * *scale;
 }
 
 /* What both calls check of a layer that is not NULL. */
@@ -22,9 +23,11 @@ static bn_status check_layer(const bn_layer *layer) {
 
 static bn_status check_outputs(const bn_layer *layer, const void *a, size_t a_bytes, const void *b,
                                size_t b_bytes) {
-    const bni_region regions[] = {bni_region_of_bytes(a, a_bytes), bni_region_of_bytes(b, b_bytes),
-                                  bni_region_of_layer(layer)};
-    return bni_any_overlap(regions, (const unsigned[3]){0}, 3) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
+    const bni_region regions[] = {bni_region_of_bytes(a, a_bytes), bni_region_of_bytes(b, b_bytes)};
+    return bni_any_overlap(regions, (const unsigned[2]){0}, 2) ||
+                   bni_touches_layer(layer, regions, 2)
+               ? BN_STATUS_OVERLAP
+               : BN_STATUS_OK;
 }
 
 bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift) {

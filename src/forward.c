@@ -10,6 +10,7 @@ typedef struct forward_work {
     const bni_cut *cut;
     bni_buffers data;
     bni_scratch scratch;
+    bni_cache cache;
     bool update_running;
 } forward_work;
 
@@ -41,11 +42,12 @@ static bool finish_moments(void *context, bni_part part, size_t first, size_t fe
     const bn_layer *layer = work->layer;
     /* W as it was checked: weights round otherwise in another order. */
     const bni_sums sums = {work->cut->shape->values, part.one, part.two};
-    const bni_cache cache = bni_cache_of(layer, first);
+    const bni_cache cache = bni_cache_from(work->cache, first);
     bool finite = layer->internal.kernels->features.finish_moments(
         &sums, features, (double)layer->options.eps, &cache);
     if (work->update_running) {
-        finite = bni_pending_running(layer, &sums, first, features, keep_of(layer)) && finite;
+        const bni_running next = bni_running_from(work->scratch.running, first);
+        finite = bni_next_running(layer, &sums, first, features, keep_of(layer), &next) && finite;
     }
     bni_layer_affine_part(layer, &cache, first, features, work->scratch.scale + first,
                           work->scratch.shift + first);
@@ -56,8 +58,7 @@ static void write_y(void *context, const bni_cut *cut, bni_pass pass, bni_task t
     const forward_work *work = context;
     const size_t first = bni_group_first(cut, task.group);
     bni_normalize_task(cut, work->layer, &work->data, pass, task,
-                       (bni_feature_coef){work->layer->saved_mean + first,
-                                          work->scratch.scale + first,
+                       (bni_feature_coef){work->cache.mean + first, work->scratch.scale + first,
                                           work->scratch.shift + first});
 }
 
@@ -66,11 +67,10 @@ static const bni_passes passes_of_forward = {sum_moments, merge_moments, finish_
 /* By the running values, which backward takes for constants. */
 static void use_running(forward_work *work) {
     const bn_layer *layer = work->layer;
-    const bni_cache cache = bni_cache_of(layer, 0);
-    layer->internal.kernels->features.finish_running(layer->running_mean, layer->running_var,
-                                                     layer->num_features,
-                                                     (double)layer->options.eps, &cache);
-    bni_layer_affine_part(layer, &cache, 0, layer->num_features, work->scratch.scale,
+    const bni_running running = bni_running_of(layer, 0);
+    layer->internal.kernels->features.finish_running(&running, layer->num_features,
+                                                     (double)layer->options.eps, &work->cache);
+    bni_layer_affine_part(layer, &work->cache, 0, layer->num_features, work->scratch.scale,
                           work->scratch.shift);
 }
 
@@ -78,9 +78,15 @@ static void use_running(forward_work *work) {
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
     bni_shape shape;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, &shape);
+    if (layer == NULL || batch == NULL) {
+        return BN_STATUS_NULL_POINTER;
+    }
+    const bn_status status = bni_check_normalize(layer, batch, x, y, batch->cache, &shape);
     if (status != BN_STATUS_OK) {
         return status;
+    }
+    if (layer->internal.options.inference_only) {
+        return BN_STATUS_BAD_STATE;
     }
     const bool update =
         !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
@@ -102,6 +108,7 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
                          .cut = &cut,
                          .data = {.x = x, .residual = batch->residual, .out = y},
                          .scratch = bni_scratch_of(layer),
+                         .cache = bni_cache_of(layer, batch->cache),
                          .update_running = update};
     const int threads = bni_threads(layer);
     bool finite = true;
@@ -112,14 +119,14 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
         finite = bni_two_pass(&passes_of_forward, &work, &cut, threads, work.scratch.sums);
     }
 
-    layer->internal.n = shape.n;
-    layer->internal.spatial = shape.spatial;
-    layer->internal.forward = layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING;
+    bni_cache_sign(layer, batch->cache,
+                   (bni_forward){shape.n, shape.spatial,
+                                 layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING});
     if (!finite) {
         return BN_STATUS_NOT_FINITE;
     }
     if (update) {
-        bni_commit_running(layer);
+        bni_commit_running(layer, &work.scratch.running, 0, layer->num_features);
         layer->num_batches_tracked++;
     }
     return BN_STATUS_OK;

@@ -20,43 +20,41 @@ static void infer_task(const infer_work *work, bni_pass pass, bni_task task, bni
 
 /* ---- By the running values ------------------------------------------------------------------ */
 
-/* The scale alone is computed, of so many features at once: wide enough that rows are read whole,
- * or in runs of 8 KiB. */
+/* Scale and shift are computed of so many features at once: wide enough that rows are read whole, or
+ * in runs of 8 KiB. */
 #define SCALES ((size_t)2048)
 
 /* The scales of some features; none as long as there are no features. */
 typedef struct scales {
     size_t first, features;
-    _Alignas(BNI_LINE) float scale[SCALES];
+    _Alignas(BNI_LINE) float scale[SCALES], shift[SCALES];
 } scales;
 
-/* The scales of a group. Makes them, and those of the features behind it, where they are not. */
-static const float *scales_of(scales *s, const infer_work *work, size_t group) {
+/* The coefficients of a group. Makes them, and those of the features behind it, where they are not. */
+static bni_feature_coef scales_of(scales *s, const infer_work *work, size_t group) {
     const bn_layer *layer = work->layer;
     const size_t first = bni_group_first(work->cut, group);
     BNI_ASSERT(bni_group_size(work->cut, group) <= SCALES);
     if (first < s->first || first + bni_group_size(work->cut, group) > s->first + s->features) {
         s->first = first;
         s->features = bni_smaller(layer->num_features - first, SCALES);
-        layer->internal.kernels->features.running_scale(
-            layer->running_var + first, layer->gamma == NULL ? NULL : layer->gamma + first,
-            s->features, (double)layer->options.eps, s->scale);
+        const bni_running running = bni_running_of(layer, first);
+        layer->internal.kernels->features.running_affine(
+            &running, layer->gamma == NULL ? NULL : layer->gamma + first,
+            layer->beta == NULL ? NULL : layer->beta + first, s->features,
+            (double)layer->options.eps, s->scale, s->shift);
     }
-    return s->scale + (first - s->first);
+    return (bni_feature_coef){layer->running_mean + first, s->scale + (first - s->first),
+                              s->shift + (first - s->first)};
 }
 
 static void running_worker(void *context, bni_tasks *tasks) {
-    static const float no_shift[SCALES];
     const infer_work *work = context;
-    const bn_layer *layer = work->layer;
     scales s;
     s.first = s.features = 0;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        const size_t first = bni_group_first(work->cut, task.group);
-        infer_task(work, BNI_WRITES, task,
-                   (bni_feature_coef){layer->running_mean + first, scales_of(&s, work, task.group),
-                                      layer->beta == NULL ? no_shift : layer->beta + first});
+        infer_task(work, BNI_WRITES, task, scales_of(&s, work, task.group));
     }
 }
 
@@ -210,7 +208,7 @@ static bool infer_by_batch(const bni_cut *cut, infer_work infer) {
 bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
                                void *y) {
     bni_shape shape;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, &shape);
+    const bn_status status = bni_check_normalize(layer, batch, x, y, NULL, &shape);
     if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
     }

@@ -18,7 +18,8 @@ bn_options bn_options_default(void) {
                         .track_running = true,
                         .biased_running_var = false,
                         .activation = BN_ACTIVATION_NONE,
-                        .num_threads = 0};
+                        .num_threads = 0,
+                        .inference_only = false};
 }
 
 bool bni_momentum_good(float momentum) {
@@ -26,9 +27,10 @@ bool bni_momentum_good(float momentum) {
            ((momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE);
 }
 
-static bool options_good(const bn_options *options) {
+bool bni_options_good(const bn_options *options) {
     return bni_not_negative(options->eps) &&
-           (!options->track_running || bni_momentum_good(options->momentum)) &&
+           (!options->track_running || options->inference_only ||
+            bni_momentum_good(options->momentum)) &&
            bni_finite(options->gamma_init) && bni_finite(options->beta_init) &&
            options->num_threads >= 0 &&
            (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
@@ -52,74 +54,6 @@ int bni_threads(const bn_layer *layer) {
     return most == 0 || (now != 0 && now < most) ? now : most;
 }
 
-/* ---- Memory --------------------------------------------------------------------------------- */
-
-/* Hands out a block's memory piece by piece; with start NULL it only counts. */
-typedef struct memory_cut {
-    char *start;
-    size_t used;
-} memory_cut;
-
-static void *take(memory_cut *cut, size_t bytes) {
-    void *piece = cut->start == NULL ? NULL : cut->start + cut->used;
-    cut->used += (bytes + (BNI_LINE - 1)) / BNI_LINE * BNI_LINE;
-    return piece;
-}
-
-static float *take_floats(memory_cut *cut, size_t count) {
-    return take(cut, count * sizeof(float));
-}
-
-static double *take_doubles(memory_cut *cut, size_t count) {
-    return take(cut, count * sizeof(double));
-}
-
-static bni_scratch take_scratch(memory_cut *cut, size_t features) {
-    bni_scratch scratch;
-    scratch.sums.one = take_doubles(cut, features);
-    scratch.sums.two = take_doubles(cut, features);
-    scratch.sums.chunks = take_doubles(cut, bni_two_pass_scratch(features));
-    scratch.scale = take_floats(cut, features);
-    scratch.shift = take_floats(cut, features);
-    scratch.slope = take_floats(cut, features);
-    scratch.offset = take_floats(cut, features);
-    scratch.pending1 = take_floats(cut, features);
-    scratch.pending2 = take_floats(cut, features);
-    return scratch;
-}
-
-/* Gives the layer its arrays. */
-static void take_layer(memory_cut *cut, bn_layer *layer, size_t features,
-                       const bn_options *options) {
-    if (options->scale) {
-        layer->gamma = take_floats(cut, features);
-        layer->dgamma = take_floats(cut, features);
-    }
-    if (options->shift) {
-        layer->beta = take_floats(cut, features);
-        layer->dbeta = take_floats(cut, features);
-    }
-    if (options->track_running) {
-        layer->running_mean = take_floats(cut, features);
-        layer->running_var = take_floats(cut, features);
-    }
-    layer->saved_mean = take_floats(cut, features);
-    layer->saved_invstd = take_floats(cut, features);
-    layer->internal.mean_rest = take_floats(cut, features);
-    layer->internal.invstd_rest = take_floats(cut, features);
-    layer->internal.scratch = take_scratch(cut, features).sums.one;
-}
-
-bni_scratch bni_scratch_of(const bn_layer *layer) {
-    memory_cut cut = {.start = (char *)layer->internal.scratch};
-    return take_scratch(&cut, layer->num_features);
-}
-
-bni_cache bni_cache_of(const bn_layer *layer, size_t first) {
-    return (bni_cache){layer->saved_mean + first, layer->internal.mean_rest + first,
-                       layer->saved_invstd + first, layer->internal.invstd_rest + first};
-}
-
 void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
                            size_t features, float *scale, float *shift) {
     layer->internal.kernels->features.affine(
@@ -127,96 +61,66 @@ void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t
         layer->beta == NULL ? NULL : layer->beta + first, features, scale, shift);
 }
 
-bni_region bni_region_of_layer(const bn_layer *layer) {
-    return bni_region_of_bytes(layer->internal.block, layer->internal.block_bytes);
-}
-
 /* ---- Init and free -------------------------------------------------------------------------- */
 
-/* Checks what init is given and counts the bytes of the arrays. */
-static bn_status measure(size_t features, const bn_options *options, size_t *bytes) {
-    if (features == 0 || features > BNI_MOST_FEATURES) {
-        return BN_STATUS_BAD_SHAPE;
-    }
-    if (!options_good(options)) {
-        return BN_STATUS_BAD_OPTION;
-    }
-    memory_cut cut = {.start = NULL};
-    bn_layer unused = {0};
-    take_layer(&cut, &unused, features, options);
-    *bytes = cut.used;
-    return BN_STATUS_OK;
-}
-
-static void fill(float *array, size_t count, float value) {
-    for (size_t i = 0; array != NULL && i < count; i++) {
-        array[i] = value;
-    }
-}
-
-/* Makes the layer in memory that is large enough, at the first cache line of it. */
-static void build(bn_layer *layer, size_t features, const bn_options *options, void *memory,
-                  size_t bytes) {
-    const size_t skip = (BNI_LINE - (uintptr_t)memory % BNI_LINE) % BNI_LINE;
-    char *block = (char *)memory + skip;
-    memset(block, 0, bytes);
+/* Makes the layer, its own arrays at the first cache line of a block. */
+static void build(bn_layer *layer, size_t features, const bn_options *options,
+                  const bn_memory *memory, void *block, size_t bytes) {
     *layer = (bn_layer){.num_features = features, .options = *options};
     layer->internal.options = *options;
-    layer->internal.block = block;
-    layer->internal.block_bytes = bytes;
     layer->internal.kernels = bni_kernels_select();
     layer->internal.tuning = &bni_machine_here()->tuning;
-    memory_cut cut = {.start = block};
-    take_layer(&cut, layer, features, options);
-    fill(layer->gamma, features, options->gamma_init);
-    fill(layer->beta, features, options->beta_init);
-    fill(layer->running_var, features, 1.0f);
+    bni_memory_give(layer, memory, bytes == 0 ? NULL : bni_first_line(block), bytes);
 }
 
-bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *options) {
+/* What a block of any alignment must hold. */
+static size_t unaligned_bytes(size_t bytes) {
+    return bytes == 0 ? 1 : bytes + (BNI_LINE - 1);
+}
+
+static const bn_memory all_own = {0};
+
+size_t bn_layer_bytes(size_t num_features, const bn_options *options, const bn_memory *memory) {
+    const bn_options defaults = bn_options_default();
+    size_t bytes;
+    const bn_status status = bni_memory_measure(num_features, options == NULL ? &defaults : options,
+                                                memory == NULL ? &all_own : memory, &bytes);
+    return status == BN_STATUS_OK ? unaligned_bytes(bytes) : 0;
+}
+
+bn_status bn_layer_init_with(bn_layer *layer, size_t num_features, const bn_options *options,
+                             const bn_memory *memory) {
     const bn_options defaults = bn_options_default();
     const bn_options *chosen = options == NULL ? &defaults : options;
+    const bn_memory *given = memory == NULL ? &all_own : memory;
     size_t bytes;
     if (layer == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    const bn_status status = measure(num_features, chosen, &bytes);
+    const bn_status status = bni_memory_measure(num_features, chosen, given, &bytes);
     if (status != BN_STATUS_OK) {
         return status;
     }
-    void *memory = malloc(bytes + BNI_LINE - 1);
-    if (memory == NULL) {
+    if (given->block != NULL && given->block_bytes < unaligned_bytes(bytes)) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
-    build(layer, num_features, chosen, memory, bytes);
-    layer->internal.owned = memory;
+    if (bni_memory_overlaps(num_features, chosen, given)) {
+        return BN_STATUS_OVERLAP;
+    }
+    void *owned = NULL;
+    if (given->block == NULL && bytes > 0) {
+        owned = malloc(unaligned_bytes(bytes));
+        if (owned == NULL) {
+            return BN_STATUS_OUT_OF_MEMORY;
+        }
+    }
+    build(layer, num_features, chosen, given, owned == NULL ? given->block : owned, bytes);
+    layer->internal.owned = owned;
     return BN_STATUS_OK;
 }
 
-size_t bn_layer_bytes(size_t num_features, const bn_options *options) {
-    const bn_options defaults = bn_options_default();
-    size_t bytes;
-    const bn_status status = measure(num_features, options == NULL ? &defaults : options, &bytes);
-    return status == BN_STATUS_OK ? bytes + BNI_LINE - 1 : 0;
-}
-
-bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_options *options,
-                           void *memory, size_t bytes) {
-    const bn_options defaults = bn_options_default();
-    const bn_options *chosen = options == NULL ? &defaults : options;
-    size_t needed;
-    if (layer == NULL || memory == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    const bn_status status = measure(num_features, chosen, &needed);
-    if (status != BN_STATUS_OK) {
-        return status;
-    }
-    if (bytes < needed + BNI_LINE - 1) {
-        return BN_STATUS_OUT_OF_MEMORY;
-    }
-    build(layer, num_features, chosen, memory, needed);
-    return BN_STATUS_OK;
+bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *options) {
+    return bn_layer_init_with(layer, num_features, options, NULL);
 }
 
 void bn_layer_free(bn_layer *layer) {
@@ -242,20 +146,24 @@ size_t bn_layer_params(const bn_layer *layer, bn_param params[2]) {
 
 /* ---- Running values ------------------------------------------------------------------------- */
 
-bool bni_pending_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
-                         double keep) {
-    const bni_scratch scratch = bni_scratch_of(layer);
+bool bni_next_running(const bn_layer *layer, const bni_sums *sums, size_t first, size_t features,
+                      double keep, const bni_running *into) {
+    const bni_running old = bni_running_of(layer, first);
     return layer->internal.kernels->features.running(
-        sums, features, layer->internal.options.biased_running_var, keep,
-        layer->running_mean + first, layer->running_var + first, scratch.pending1 + first,
-        scratch.pending2 + first);
+        sums, features, layer->internal.options.biased_running_var, keep, &old, into);
 }
 
-void bni_commit_running(bn_layer *layer) {
-    const bni_scratch scratch = bni_scratch_of(layer);
-    const size_t bytes = layer->num_features * sizeof(float);
-    memcpy(layer->running_mean, scratch.pending1, bytes);
-    memcpy(layer->running_var, scratch.pending2, bytes);
+void bni_commit_running(bn_layer *layer, const bni_running *next, size_t first, size_t features) {
+    const bni_running of = bni_running_of(layer, first);
+    const size_t bytes = features * sizeof(float);
+    memcpy(of.mean, next->mean, bytes);
+    memcpy(of.var, next->var, bytes);
+    if (of.mean_seen != NULL) {
+        memcpy(of.mean_seen, next->mean, bytes);
+        memcpy(of.mean_rest, next->mean_rest, bytes);
+        memcpy(of.var_seen, next->var, bytes);
+        memcpy(of.var_rest, next->var_rest, bytes);
+    }
 }
 
 /* ---- Names ---------------------------------------------------------------------------------- */

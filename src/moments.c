@@ -241,7 +241,7 @@ bn_status bn_moments_init(bn_moments *moments, size_t num_features) {
     }
     /* mean and m2; those of a batch that is being added; those of the chunks. */
     const size_t padded = bni_padded(num_features);
-    const size_t bytes = (4 * padded + bni_two_pass_scratch(num_features)) * sizeof(double);
+    const size_t bytes = (4 * padded + bni_two_pass_scratch(num_features, 1)) * sizeof(double);
     double *arrays = malloc(bytes);
     if (arrays == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
@@ -270,11 +270,11 @@ static bni_sums sums_of(const bn_moments *moments) {
 }
 
 /* Merges other data's moments into moments, unless the result is not finite. The sum is formed in
- * scratch first, so that nothing is lost. `scratch` holds two arrays of padded features. */
+ * scratch first, so that nothing is lost. `scratch` holds two arrays. */
 static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *scratch) {
     const size_t features = moments->num_features;
     const bni_sums own = sums_of(moments);
-    bni_sums merged = {0.0, scratch, scratch + bni_padded(features)};
+    bni_sums merged = {0.0, scratch, scratch + features};
     moments->internal.kernels->features.merge(&merged, &own, features);
     moments->internal.kernels->features.merge(&merged, other, features);
     if (merged.count == 0.0) {
@@ -356,6 +356,25 @@ bn_status bn_moments_merge(bn_moments *into, const bn_moments *from) {
     return add_sums(into, &other, into->internal.scratch);
 }
 
+/* Sees whether all running values would be finite, or makes them such: some features at a time, as a
+ * layer that only infers has no scratch. */
+static bool set_running(bn_layer *layer, const bn_moments *moments, bool commit) {
+    float mean[BNI_NARROW], mean_rest[BNI_NARROW], var[BNI_NARROW], var_rest[BNI_NARROW];
+    const bni_running next = {
+        .mean = mean, .mean_rest = mean_rest, .var = var, .var_rest = var_rest};
+    for (size_t first = 0; first < layer->num_features; first += BNI_NARROW) {
+        const size_t features = bni_smaller(layer->num_features - first, BNI_NARROW);
+        const bni_sums sums = {moments->count, moments->mean + first, moments->m2 + first};
+        if (!bni_next_running(layer, &sums, first, features, 0.0, &next)) {
+            return false;
+        }
+        if (commit) {
+            bni_commit_running(layer, &next, first, features);
+        }
+    }
+    return true;
+}
+
 bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
     if (layer == NULL || moments == NULL) {
         return BN_STATUS_NULL_POINTER;
@@ -370,11 +389,7 @@ bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
     if (!(moments->count > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
-    const bni_sums sums = sums_of(moments);
-    const double keep = 0.0;
-    if (!bni_pending_running(layer, &sums, 0, layer->num_features, keep)) {
-        return BN_STATUS_NOT_FINITE;
-    }
-    bni_commit_running(layer);
-    return BN_STATUS_OK;
+    return set_running(layer, moments, false) && set_running(layer, moments, true)
+               ? BN_STATUS_OK
+               : BN_STATUS_NOT_FINITE;
 }

@@ -2,7 +2,7 @@
 #include "normalize.h"
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, bni_shape *shape) {
+                              const void *y, const void *cache, bni_shape *shape) {
     const bn_status status = bni_check_batch(layer, batch, shape);
     if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
@@ -10,15 +10,17 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
     if (x == NULL || y == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    enum { X, RESIDUAL, WEIGHTS, Y, LAYER, REGIONS };
+    enum { X, RESIDUAL, WEIGHTS, Y, CACHE, REGIONS };
     const bni_region regions[REGIONS] = {[X] = bni_region_of_x(shape, x),
                                          [RESIDUAL] = bni_region_of_y(shape, batch->residual),
                                          [WEIGHTS] = bni_region_of_weights(shape),
                                          [Y] = bni_region_of_y(shape, y),
-                                         [LAYER] = bni_region_of_layer(layer)};
+                                         [CACHE] = bni_region_of_cache(layer, cache)};
     const unsigned same[REGIONS] = {
         [X] = 1u << RESIDUAL | 1u << WEIGHTS | 1u << Y, [RESIDUAL] = 1u << WEIGHTS};
-    return bni_any_overlap(regions, same, REGIONS) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
+    return bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)
+               ? BN_STATUS_OVERLAP
+               : BN_STATUS_OK;
 }
 
 void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buffers *data,

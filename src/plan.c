@@ -390,8 +390,9 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
 
 static void repeat(const float *values, size_t features, size_t each, float *columns) {
     for (size_t f = 0; f < features; f++) {
+        const float value = bni_load_float(values + f);
         for (size_t i = 0; i < each; i++) {
-            columns[f * each + i] = values[f];
+            columns[f * each + i] = value;
         }
     }
 }

@@ -129,6 +129,11 @@ static span span_of(bni_region a) {
     return (span){begin, begin + (a.rows - 1) * a.stride_bytes + a.row_bytes};
 }
 
+bool bni_regions_touch(const bni_region *a, const bni_region *b) {
+    const span of_a = span_of(*a), of_b = span_of(*b);
+    return of_a.begin < of_b.end && of_b.begin < of_a.end && rows_touch(*a, *b);
+}
+
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count) {
     span spans[BNI_MOST_REGIONS];
     for (size_t j = 0; j < count; j++) {

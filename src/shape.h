@@ -54,6 +54,9 @@ bni_region bni_region_of_bytes(const void *start, size_t bytes);
  * that `same` names (bit j of same[i]) may be the same region. */
 #define BNI_MOST_REGIONS ((size_t)8)
 
+/* Whether two regions share a byte. */
+bool bni_regions_touch(const bni_region *a, const bni_region *b);
+
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count);
 
 #endif

@@ -12,46 +12,66 @@ typedef struct driver {
     atomic_bool finite;
 } driver;
 
-/* Behind the chunks' arrays are their counts. */
-static double *chunk_counts(const driver *d) {
+/* A chunk's two arrays and its count, in cache lines of their own. */
+static size_t slot_doubles(size_t features) {
+    const size_t line = BNI_LINE / sizeof(double);
+    return bni_divide_up(2 * features + 1, line) * line;
+}
+
+/* One thread adds up a chunk before it makes the next. Else all are kept until they are added in their
+ * order. For more features than a panel has, F(D) = ceil(BNI_TASKS / ceil(D / BNI_PANEL)) chunks are at
+ * most one more than BNI_TASKS * BNI_PANEL / D of them. */
+size_t bni_two_pass_scratch(size_t most_features, int num_threads) {
+    const size_t one = slot_doubles(most_features);
+    if (num_threads == 1) {
+        return one;
+    }
+    const size_t narrow = BNI_TASKS * slot_doubles(bni_smaller(most_features, BNI_PANEL));
+    return most_features <= BNI_PANEL ? narrow : narrow + one;
+}
+
+static bni_part part_in(const driver *d, size_t slot) {
     const size_t features = d->cut->shape->features;
-    return d->space.chunks + bni_most_chunks(features) * 2 * bni_padded(features);
+    double *one = d->space.chunks + slot * slot_doubles(features);
+    return (bni_part){one[2 * features], one, one + features};
 }
 
-static bni_part chunk_part(const driver *d, size_t chunk) {
-    const size_t padded = bni_padded(d->cut->shape->features);
-    double *one = d->space.chunks + 2 * chunk * padded;
-    return (bni_part){0.0, one, one + padded};
-}
-
-size_t bni_two_pass_scratch(size_t features) {
-    return bni_most_chunks(features) * (2 * bni_padded(features) + 1);
+static void sum_into(const driver *d, bni_task task, size_t slot) {
+    const bni_part whole = part_in(d, slot);
+    bni_part part = bni_part_from(whole, bni_group_first(d->cut, task.group));
+    d->passes->sum(d->work, task, &part);
+    if (task.group == 0) { /* the same for all groups; one may write it */
+        whole.one[2 * d->cut->shape->features] = part.count;
+    }
 }
 
 static void sum_worker(void *context, bni_tasks *tasks) {
-    const driver *d = context;
     bni_task task;
     while (bni_next_task(tasks, &task)) {
-        bni_part part =
-            bni_part_from(chunk_part(d, task.chunk), bni_group_first(d->cut, task.group));
-        d->passes->sum(d->work, task, &part);
-        if (task.group == 0) { /* the same for all groups; one may write it */
-            chunk_counts(d)[task.chunk] = part.count;
-        }
+        sum_into(context, task, task.chunk);
     }
+}
+
+static void merge_from(const driver *d, size_t slot, bni_part *all) {
+    const bni_part part = part_in(d, slot);
+    d->passes->merge(d->work, all, &part);
 }
 
 bni_part bni_sum_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                       bni_space space) {
     driver d = {.passes = passes, .work = work, .cut = cut, .space = space};
+    const bool alone = num_threads == 1;
     bni_part all = {0.0, space.one, space.two};
-    bni_run(cut, num_threads, BNI_BY_CHUNK, sum_worker, &d);
     memset(all.one, 0, cut->shape->features * sizeof *all.one);
     memset(all.two, 0, cut->shape->features * sizeof *all.two);
+    if (!alone) {
+        bni_run(cut, num_threads, BNI_BY_CHUNK, sum_worker, &d);
+    }
     for (size_t chunk = 0; chunk < cut->chunks; chunk++) {
-        bni_part part = chunk_part(&d, chunk);
-        part.count = chunk_counts(&d)[chunk];
-        passes->merge(work, &all, &part);
+        for (size_t group = 0; alone && group < cut->groups; group++) {
+            sum_into(&d, (bni_task){group, chunk}, 0);
+        }
+        merge_from(&d, alone ? 0 : chunk, &all);
     }
     return all;
 }

@@ -31,12 +31,14 @@ typedef struct bni_passes {
     void (*write)(void *work, const bni_cut *cut, bni_pass pass, bni_task task);
 } bni_passes;
 
-/* Where sums are formed: two arrays a feature, and bni_two_pass_scratch(D) doubles for chunks. */
+/* Where sums are formed: two arrays a feature, and bni_two_pass_scratch doubles for chunks. */
 typedef struct bni_space {
     double *one, *two, *chunks;
 } bni_space;
 
-size_t bni_two_pass_scratch(size_t features);
+/* Enough for all batches of at most so many features, worked on by at most so many threads (0: as many
+ * as there are). */
+size_t bni_two_pass_scratch(size_t most_features, int num_threads);
 
 /* All steps. False where one finish was. */
 bool bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,

@@ -44,7 +44,7 @@
  *   bn_moments too. The threads that a call starts are OpenMP's, whose runtime ends the process
  *   where it cannot start one, and does not survive a fork() in the child: num_threads = 1 never
  *   enters it.
- * - Allocation. Only bn_layer_init and bn_moments_init allocate; OpenMP's runtime has memory of its
+ * - Allocation. Only bn_layer_init, bn_layer_init_with and bn_moments_init allocate; OpenMP's runtime has memory of its
  *   own for its threads. A call uses at most 32 KiB of stack, beside what OpenMP's runtime takes of
  *   the caller's where threads share the work.
  * - Floating-point environment. It is the caller's, in all threads that work on a call: rounding
@@ -138,37 +138,73 @@ typedef struct bn_options {
     int num_threads;          /* 0: as many as there are; 1: none but the caller's; < 0 is
                                  BN_STATUS_BAD_OPTION. May be lowered between calls, to 1 in a child
                                  that was forked; never above what init saw [0] */
+    bool inference_only;      /* no gradients, cache or scratch: forward and backward are
+                                 BN_STATUS_BAD_STATE [false] */
 } bn_options;
 
-/* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_in fills
- * it; the arrays belong to the layer and live until bn_layer_free. The struct may be moved: nothing
- * points into it. Everything above the private part may be read at any time, and gamma, beta,
- * dgamma, dbeta, the running values and their count may be written between calls (by an optimizer,
- * by a loader). Pointers, num_features and what is private are the library's to set. */
+/* Where a layer lives, apart from what it does. Zero: the library allocates all of it.
+ *
+ * The six arrays are the caller's own, [D] each and of any alignment: a model's tensors serve in place.
+ * Their content is taken as it is (no gamma_init, no running_var of 1), and they are the layer's
+ * gamma, beta, ... until it is freed; which of them a call writes is what it writes anyway. Those that
+ * are NULL are the layer's own. One that the options have no use for is BN_STATUS_BAD_OPTION (gamma
+ * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as it writes none of
+ * the others, these may be the same array. Else nothing that is given may overlap.
+ *
+ * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward at
+ * the same time may share one. A block has room for all the rest. */
+typedef struct bn_memory {
+    float *gamma, *beta;
+    float *dgamma, *dbeta;
+    float *running_mean, *running_var;
+    void *scratch;        /* of any alignment; NULL: the layer's own */
+    size_t scratch_bytes; /* at least bn_scratch_bytes(D, num_threads) where scratch is given */
+    void *block;          /* of any alignment; NULL: malloc */
+    size_t block_bytes;   /* at least bn_layer_bytes(D, options, memory) where block is given */
+} bn_memory;
+
+/* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_with fills
+ * it; the arrays live until bn_layer_free. The struct may be moved, as nothing points into it, but not
+ * copied: two copies share all arrays, but each has its own count of batches and its own idea of which
+ * forward came last, and freeing both frees twice. Everything above the private part may be read at any
+ * time, and gamma, beta, dgamma, dbeta, the running values and their count may be written between calls
+ * (by an optimizer, by a loader). Pointers, num_features and what is private are the library's to set.
+ *
+ * The running values are floats, but where nobody has written over them the layer knows them to 48
+ * bits, and averages and infers by those: inference equals training's normalization by the same
+ * statistics, however large the mean is, and a long average does not stall. What is written into
+ * running_mean[d] or running_var[d] counts from then on, as it is. */
 typedef struct bn_layer {
     size_t num_features; /* D */
     bn_options options;
     bool frozen;           /* settable at any time; forward then normalizes by the running values
                               and updates nothing, and backward is that of constants */
     float *gamma, *beta;   /* [D]; NULL where not learned */
-    float *dgamma, *dbeta; /* [D]; written by backward; NULL where not learned */
+    float *dgamma, *dbeta; /* [D]; written by backward, 0 at init; NULL where not learned, or in a
+                              layer that only infers */
     float *running_mean;   /* [D]; 0 at init; NULL without track_running */
     float *running_var;    /* [D]; 1 at init; NULL without track_running */
     uint64_t num_batches_tracked;     /* training batches that the running values have seen */
-    float *saved_mean, *saved_invstd; /* [D]; the cache: written by forward, read by backward */
+    float *saved_mean, *saved_invstd; /* [D]; the layer's own cache: written by forward, read by
+                                         backward; NULL in a layer that only infers */
 
     /* private from here on */
     struct {
         bn_options options; /* as init read them */
-        void *owned;        /* what bn_layer_free gives back; NULL after init_in */
-        void *block;        /* where the arrays are */
+        void *owned;        /* what bn_layer_free gives back; NULL: nothing */
+        void *block;        /* where the layer's own arrays are */
         size_t block_bytes;
+        bool borrows;                     /* some are elsewhere */
         const struct bn_kernels *kernels; /* the instruction set, chosen at init */
         const struct bni_tuning *tuning;  /* from which sizes on what is done: src/tuning.h */
         float *mean_rest, *invstd_rest;   /* [D]; mean = saved_mean + mean_rest to 48 bits */
-        double *scratch;                  /* where a call works: src/layer.h */
-        size_t n, spatial;                /* the shape of the forward before */
-        int forward;                      /* none, training or frozen: src/layer.h */
+        /* [D] each; NULL in a layer that only infers: what running_mean and running_var have beyond
+         * float, as long as they are what was seen */
+        float *mean_seen, *running_mean_rest, *var_seen, *running_var_rest;
+        void *scratch; /* where a call works: src/memory.h */
+        size_t scratch_bytes;
+        size_t n, spatial; /* the shape of the forward before */
+        int forward;       /* none, training or frozen: src/memory.h */
     } internal;
 } bn_layer;
 
@@ -196,7 +232,11 @@ typedef struct bn_batch {
                               may be dy */
     bool skip_running_update; /* this forward leaves the running values and their count as they are
                               (recomputation) */
-    bool accumulate_grads;    /* this backward adds to dgamma and dbeta */
+    void *cache; /* bn_cache_bytes(D) of the caller's, of any alignment: forward leaves there what
+                    backward needs, so that one layer can run forward on several inputs before any
+                    backward. To be given to backward with the batch that forward had; it may be
+                    copied and moved. NULL: the layer's own, which each forward overwrites */
+    bool accumulate_grads; /* this backward adds to dgamma and dbeta */
 } bn_batch;
 
 /* A learned parameter, as an optimizer wants it. */
@@ -243,20 +283,40 @@ BN_API bn_options bn_options_default(void);
  * BN_STATUS_OUT_OF_MEMORY  malloc failed */
 BN_API bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_options *options);
 
-/* Returns how many bytes bn_layer_init_in needs for such a layer, at an address of any alignment;
- * 0 where num_features or an option is bad. options may be NULL: the defaults. */
-BN_API size_t bn_layer_bytes(size_t num_features, const bn_options *options);
+/* Returns how many bytes a block must have for such a layer, at an address of any alignment, beside
+ * what `memory` gives: at least 1. 0 where num_features, an option or memory is bad, as
+ * bn_layer_init_with says. options and memory may be NULL: the defaults; all of it. memory's block is
+ * not looked at.
+ *
+ * Beside parameters, gradients and running values these are at most 48*D + 512 bytes with a shared
+ * scratch; 160*D + 1024 with num_threads 1; 640*D + 4096 otherwise. */
+BN_API size_t bn_layer_bytes(size_t num_features, const bn_options *options,
+                             const bn_memory *memory);
 
-/* bn_layer_init without allocation: the layer lives in memory[0..bytes), which stays the caller's,
- * must outlive the layer, and must not be moved. Any alignment will do.
+/* bn_layer_init in the caller's memory, as far as it is given: see bn_memory. memory may be NULL: all
+ * of it is allocated. All that is given is in use until bn_layer_free, and must not be moved.
+ *
+ * A layer of inference_only on four arrays of the caller's (gamma, beta, running_mean, running_var)
+ * allocates nothing and needs no bn_layer_free: on a stack variable init and bn_layer_infer are one
+ * stateless call.
  *
  * Returns what bn_layer_init returns, and
- * BN_STATUS_NULL_POINTER   memory is NULL
- * BN_STATUS_OUT_OF_MEMORY  bytes is less than bn_layer_bytes(num_features, options) */
-BN_API bn_status bn_layer_init_in(bn_layer *layer, size_t num_features, const bn_options *options,
-                                  void *memory, size_t bytes);
+ * BN_STATUS_BAD_OPTION     memory gives an array that the options have no use for
+ * BN_STATUS_OVERLAP        what memory gives overlaps
+ * BN_STATUS_OUT_OF_MEMORY  a scratch or block has fewer bytes than it must have */
+BN_API bn_status bn_layer_init_with(bn_layer *layer, size_t num_features, const bn_options *options,
+                                    const bn_memory *memory);
 
-/* Gives back what bn_layer_init allocated and zeroes *layer. layer may be NULL, zeroed, or freed
+/* Returns how many bytes a scratch must have, at an address of any alignment, for all layers of at most
+ * so many features with num_threads as in their options (where these differ, the largest of what
+ * bn_scratch_bytes says for each). 0 where most_features is 0 or too large, or num_threads < 0. */
+BN_API size_t bn_scratch_bytes(size_t most_features, int num_threads);
+
+/* Returns how many bytes a batch's cache has: some 16 a feature. 0 where num_features is 0 or too
+ * large. */
+BN_API size_t bn_cache_bytes(size_t num_features);
+
+/* Gives back what init allocated (nothing of the caller's) and zeroes *layer. layer may be NULL, zeroed, or freed
  * before. */
 BN_API void bn_layer_free(bn_layer *layer);
 
@@ -279,7 +339,8 @@ BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         y overlaps x without being x, or the layer's arrays
  * BN_STATUS_TOO_FEW_VALUES  n is 1 and the layer is not frozen
- * BN_STATUS_BAD_STATE       the layer was not initialized, or is frozen without running values
+ * BN_STATUS_BAD_STATE       the layer was not initialized, is inference_only, or is frozen without
+ *                           running values
  * BN_STATUS_NOT_FINITE      a mean or invstd would be NaN or Inf, a feature's squared deviations
  *                           from its mean add up to more than 2^252, or a running value that this
  *                           call updates would be NaN or Inf: y and the cache are written, the
@@ -305,7 +366,8 @@ BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, flo
  *                           its mean add up to more than 2^252; y is written */
 BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y);
 
-/* Differentiates the forward before it: writes dx, and dgamma and dbeta where they are learned
+/* Differentiates the layer's last forward, whichever x that had (one whose x is given here but was not
+ * the last wants a cache of its own: bn_batch.cache): writes dx, and dgamma and dbeta where they are learned
  * (formulas on top). It knows whether that forward was a training or a frozen one; after a frozen
  * one dx = gamma * invstd * g. gamma must be what forward saw; with ReLU and no residual beta too,
  * as act' is then rebuilt from x and the parameters. Backward may be called again.
@@ -317,8 +379,8 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * BN_STATUS_BAD_OPTION      layer->options.eps or .num_threads was set to a bad value
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         dx overlaps x or dy without being it, or the layer's arrays
- * BN_STATUS_BAD_STATE       the layer was not initialized, there was no forward, or its n was
- *                           another (n = 0 is always allowed)
+ * BN_STATUS_BAD_STATE       the layer was not initialized or is inference_only, there was no
+ *                           forward, or its n was another (n = 0 is always allowed)
  * BN_STATUS_NOT_FINITE      a gradient that is learned would be NaN or Inf: dx is written, dgamma
  *                           and dbeta are not */
 BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy,
@@ -326,21 +388,23 @@ BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, co
 
 /* ---- Everything else a batch can be ---------------------------------------------------------- */
 
-/* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, skip_running_update. The
- * element type is batch->dtype. batch->y, dresidual and accumulate_grads are not looked at.
+/* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, a cache,
+ * skip_running_update. The element type is batch->dtype. batch->y, dresidual and accumulate_grads are not looked at.
  *
  * Returns what bn_layer_forward returns, and
  * BN_STATUS_NULL_POINTER    batch is NULL
  * BN_STATUS_BAD_OPTION      dtype is none of bn_dtype; a sample weight is negative, NaN or Inf
  * BN_STATUS_BAD_SHAPE       a stride is shorter than D*S, or a product of sizes overflows
- * BN_STATUS_OVERLAP         y overlaps the residual or the weights, or inputs overlap in part
+ * BN_STATUS_OVERLAP         y overlaps the residual or the weights, the cache anything, or inputs
+ *                           overlap in part
  * BN_STATUS_TOO_FEW_VALUES  W <= 1 and the layer is not frozen
  * BN_STATUS_UNSUPPORTED     dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
 BN_API bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                         void *y);
 
 /* bn_layer_infer for any bn_batch. The weights are checked always, and used where the layer has no
- * running values. skip_running_update and the fields of backward are not looked at.
+ * running values. skip_running_update, cache and the fields of backward are not looked
+ * at.
  *
  * Returns what bn_layer_infer returns, and what bn_layer_forward_batch adds;
  * BN_STATUS_TOO_FEW_VALUES comes only without running values. */
@@ -356,9 +420,10 @@ BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *bat
  *                         dresidual is given without a residual
  * BN_STATUS_BAD_SHAPE     a stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP       dresidual overlaps anything but dy as a whole, dx overlaps the weights or
- *                         y, or inputs overlap in part
+ *                         y, the cache anything, or inputs overlap in part
  * BN_STATUS_TOO_FEW_VALUES  W <= 1 and forward was not frozen
- * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before
+ * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before; batch->cache is no cache
+ *                         of a layer of this size
  * BN_STATUS_UNSUPPORTED   dtype is BN_DTYPE_BF16 or BN_DTYPE_F16
  * BN_STATUS_NOT_FINITE    with accumulate_grads also where a sum would leave float; dx and
  *                         dresidual are written */

@@ -89,7 +89,8 @@ BNI_INLINE vf load(const float *from, size_t lanes, vf rest) {
 BNI_INLINE vf load_coef(const float *of, size_t lanes, const bool plane) {
     const vf zero = vf_set1(0.0f);
     if (plane) {
-        return lanes == BNI_LANES ? vf_set1(*of) : vf_part(vf_set1(*of), lanes);
+        const vf all = vf_set1(bni_load_float(of));
+        return lanes == BNI_LANES ? all : vf_part(all, lanes);
     }
     return load(of, lanes, zero);
 }

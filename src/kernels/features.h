@@ -1,7 +1,7 @@
 /*
  * The contract of the arithmetic over features: a value or two a feature, whatever the layout and the
  * type of the data. Arrays have as many elements as there are features, and nothing is read or written
- * beyond them.
+ * beyond them. Parameters, running values and caches may be the caller's: they have any alignment.
  */
 #ifndef BNI_FEATURES_H
 #define BNI_FEATURES_H
@@ -15,10 +15,18 @@ typedef struct bni_sums {
     double *mean, *m2;
 } bni_sums;
 
-/* The cache that forward leaves for backward: mean = center + center_rest, invstd likewise. */
+/* The cache that forward leaves for backward: mean + mean_rest to 48 bits, invstd likewise. */
 typedef struct bni_cache {
     float *mean, *mean_rest, *invstd, *invstd_rest;
 } bni_cache;
+
+/* Running values, which are the caller's to write, and what they have beyond float: their rests count
+ * where the value is still the one that was seen when they were made. seen and rest are NULL where
+ * nothing is known of them. */
+typedef struct bni_running {
+    float *mean, *mean_seen, *mean_rest;
+    float *var, *var_seen, *var_rest;
+} bni_running;
 
 typedef struct bni_feature_kernels {
     /* s[d] = the sum of all columns of feature d, where column (o*features + d)*inner + i belongs
@@ -46,19 +54,19 @@ typedef struct bni_feature_kernels {
                            const bni_cache *cache);
 
     /* cache = mean and 1 / sqrt(var + eps) of running values. */
-    void (*finish_running)(const float *mean, const float *var, size_t features, double eps,
+    void (*finish_running)(const bni_running *of, size_t features, double eps,
                            const bni_cache *cache);
 
-    /* scale = gamma / sqrt(var + eps), with the bits that finish_running and affine give; gamma may
-     * be NULL. */
-    void (*running_scale)(const float *var, const float *gamma, size_t features, double eps,
-                          float *scale);
+    /* The scale and shift that finish_running and affine give, to the bit; gamma and beta may be
+     * NULL. */
+    void (*running_affine)(const bni_running *of, const float *gamma, const float *beta,
+                           size_t features, double eps, float *scale, float *shift);
 
-    /* mean = keep * old_mean + (1 - keep) * the moments' mean, and var likewise with m2/count, or
-     * m2/(count - 1) where not biased. With keep = 0 the old values may be anything. False where a
-     * result is NaN or Inf, or beyond float. */
+    /* mean = keep * old mean + (1 - keep) * the moments' mean, and var likewise with m2/count, or
+     * m2/(count - 1) where not biased; into mean, var and their rests. With keep = 0 the old values
+     * may be anything. False where a result is NaN or Inf, or beyond float. */
     bool (*running)(const bni_sums *sums, size_t features, bool biased, double keep,
-                    const float *old_mean, const float *old_var, float *mean, float *var);
+                    const bni_running *old, const bni_running *into);
 
     /* scale = gamma * invstd and shift = beta - mean_rest * scale; gamma and beta may be NULL. */
     void (*affine)(const bni_cache *cache, const float *gamma, const float *beta, size_t features,

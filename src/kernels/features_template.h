@@ -121,10 +121,21 @@ static inline int not_finite(float value) {
 #define BNI_MOST_M2 0x1p252
 
 /* A double as the float nearest to it and what is left, rounded to float: 48 bits together. */
-static inline void split(double value, float *nearest, float *rest) {
+typedef struct parts {
+    float nearest, rest;
+} parts;
+
+static inline parts split(double value) {
     const float rounded = (float)value;
-    *nearest = rounded;
-    *rest = (float)(value - (double)rounded);
+    return (parts){rounded, (float)(value - (double)rounded)};
+}
+
+/* value where `kept`, else 0. */
+static inline float keep_float(bool kept, float value) {
+    const uint32_t bits = bni_float_bits(value) & (0u - (uint32_t)kept);
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
 }
 
 static bool finish_moments(const bni_sums *sums, size_t features, double eps,
@@ -136,76 +147,131 @@ static bool finish_moments(const bni_sums *sums, size_t features, double eps,
     const double part = 1.0 / sums->count;
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        split(mean[d], &mean_near[d], &mean_rest[d]);
-        split(1.0 / sqrt(m2[d] * part + eps), &invstd_near[d], &invstd_rest[d]);
-        bad |= not_finite(mean_near[d]) | not_finite(invstd_near[d]) |
+        const parts center = split(mean[d]), invstd = split(1.0 / sqrt(m2[d] * part + eps));
+        bni_store_float(mean_near + d, center.nearest);
+        bni_store_float(mean_rest + d, center.rest);
+        bni_store_float(invstd_near + d, invstd.nearest);
+        bni_store_float(invstd_rest + d, invstd.rest);
+        bad |= not_finite(center.nearest) | not_finite(invstd.nearest) |
                !bni_within(m2[d], BNI_MOST_M2); /* Inf: no eps and no variance */
     }
     return bad == 0;
 }
 
-static void finish_running(const float *restrict mean, const float *restrict var, size_t features,
-                           double eps, const bni_cache *cache) {
+/* One of the two arrays of running values, with what is known beyond float. */
+typedef struct run_values {
+    const float *value, *seen, *rest;
+    bool known;
+} run_values;
+
+static inline run_values known_of(const float *value, const float *seen, const float *rest) {
+    const bool known = seen != NULL;
+    return (run_values){value, known ? seen : value, known ? rest : value, known};
+}
+
+static inline parts value_at(run_values of, size_t d) {
+    const float value = bni_load_float(of.value + d);
+    const bool same = bni_float_bits(value) == bni_float_bits(bni_load_float(of.seen + d));
+    return (parts){value, keep_float(of.known & same, bni_load_float(of.rest + d))};
+}
+
+static inline double whole(parts of) {
+    return (double)of.nearest + (double)of.rest;
+}
+
+static void finish_running(const bni_running *of, size_t features, double eps,
+                           const bni_cache *cache) {
+    const run_values mean = known_of(of->mean, of->mean_seen, of->mean_rest);
+    const run_values var = known_of(of->var, of->var_seen, of->var_rest);
     float *restrict mean_near = cache->mean, *restrict mean_rest = cache->mean_rest;
     float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     for (size_t d = 0; d < features; d++) {
-        mean_near[d] = mean[d];
-        mean_rest[d] = 0.0f;
-        split(1.0 / sqrt((double)var[d] + eps), &invstd_near[d], &invstd_rest[d]);
+        const parts center = value_at(mean, d);
+        const parts invstd = split(1.0 / sqrt(whole(value_at(var, d)) + eps));
+        bni_store_float(mean_near + d, center.nearest);
+        bni_store_float(mean_rest + d, center.rest);
+        bni_store_float(invstd_near + d, invstd.nearest);
+        bni_store_float(invstd_rest + d, invstd.rest);
     }
 }
 
-static void running_scale(const float *restrict var, const float *gamma, size_t features,
-                          double eps, float *restrict scale) {
-    const bool scales = gamma != NULL;
-    const float *restrict factor = scales ? gamma : var;
+/* gamma, or beta, of which either may not be learned; `other` is read then, and does not count. */
+typedef struct learned {
+    const float *value;
+    bool given;
+    double without;
+} learned;
+
+static inline learned learned_of(const float *value, double without, const float *other) {
+    return (learned){value != NULL ? value : other, value != NULL, without};
+}
+
+static inline double learned_at(learned of, size_t d) {
+    return choose(of.given, (double)bni_load_float(of.value + d), of.without);
+}
+
+/* No rest, as of running values that the caller wrote: beta to its bit, whatever the slope. */
+static inline float shift_of(double beta, float rest, double slope) {
+    return (float)(beta - (double)rest * choose(rest == 0.0f, 0.0, slope));
+}
+
+static void running_affine(const bni_running *of, const float *gamma, const float *beta,
+                           size_t features, double eps, float *restrict scale,
+                           float *restrict shift) {
+    const run_values mean = known_of(of->mean, of->mean_seen, of->mean_rest);
+    const run_values var = known_of(of->var, of->var_seen, of->var_rest);
+    const learned factor = learned_of(gamma, 1.0, of->var), start = learned_of(beta, 0.0, of->var);
     for (size_t d = 0; d < features; d++) {
-        float nearest, rest;
-        split(1.0 / sqrt((double)var[d] + eps), &nearest, &rest);
-        const double invstd = (double)nearest + (double)rest;
-        scale[d] = (float)(invstd * choose(scales, (double)factor[d], 1.0));
+        const parts invstd = split(1.0 / sqrt(whole(value_at(var, d)) + eps));
+        const double slope = whole(invstd) * learned_at(factor, d);
+        scale[d] = (float)slope;
+        shift[d] = shift_of(learned_at(start, d), value_at(mean, d).rest, slope);
     }
 }
 
 /* keep * old + (1 - keep) * value; an old value without weight may be anything, and is not even
  * converted. */
-static inline float mix(double keep, float old, double value) {
-    const uint32_t bits = bni_float_bits(old) & (0u - (uint32_t)(keep != 0.0));
-    float kept;
-    memcpy(&kept, &bits, sizeof kept);
-    return (float)(keep * (double)kept + (1.0 - keep) * value);
+static inline parts mix(double keep, parts old, double value) {
+    const parts kept = {keep_float(keep != 0.0, old.nearest), keep_float(keep != 0.0, old.rest)};
+    return split(keep * whole(kept) + (1.0 - keep) * value);
 }
 
 static bool running(const bni_sums *sums, size_t features, bool biased, double keep,
-                    const float *old_mean, const float *old_var, float *restrict mean,
-                    float *restrict var) {
+                    const bni_running *old, const bni_running *into) {
     const double *restrict new_mean = sums->mean;
     const double *restrict new_m2 = sums->m2;
+    const run_values mean = known_of(old->mean, old->mean_seen, old->mean_rest);
+    const run_values var = known_of(old->var, old->var_seen, old->var_rest);
+    float *restrict mean_near = into->mean, *restrict mean_rest = into->mean_rest;
+    float *restrict var_near = into->var, *restrict var_rest = into->var_rest;
     const double part = 1.0 / (biased ? sums->count : sums->count - 1.0);
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        mean[d] = mix(keep, old_mean[d], new_mean[d]);
-        var[d] = mix(keep, old_var[d], new_m2[d] * part);
-        bad |= not_finite(mean[d]) | not_finite(var[d]);
+        const parts mixed_mean = mix(keep, value_at(mean, d), new_mean[d]);
+        const parts mixed_var = mix(keep, value_at(var, d), new_m2[d] * part);
+        mean_near[d] = mixed_mean.nearest;
+        mean_rest[d] = mixed_mean.rest;
+        var_near[d] = mixed_var.nearest;
+        var_rest[d] = mixed_var.rest;
+        bad |= not_finite(mixed_mean.nearest) | not_finite(mixed_var.nearest);
     }
     return bad == 0;
+}
+
+static inline parts parts_at(const float *nearest, const float *rest, size_t d) {
+    return (parts){bni_load_float(nearest + d), bni_load_float(rest + d)};
 }
 
 static void affine(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
                    float *restrict scale, float *restrict shift) {
     const float *restrict mean_rest = cache->mean_rest;
-    const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
-    const bool scales = gamma != NULL, shifts = beta != NULL;
-    const float *restrict factor = scales ? gamma : mean_rest;
-    const float *restrict start = shifts ? beta : mean_rest;
+    const learned factor = learned_of(gamma, 1.0, mean_rest);
+    const learned start = learned_of(beta, 0.0, mean_rest);
     for (size_t d = 0; d < features; d++) {
-        const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
-        const double slope = invstd * choose(scales, (double)factor[d], 1.0);
+        const double slope =
+            whole(parts_at(cache->invstd, cache->invstd_rest, d)) * learned_at(factor, d);
         scale[d] = (float)slope;
-        /* No rest, as in running values: beta to its bit, whatever the slope. */
-        const double rest = (double)mean_rest[d];
-        shift[d] =
-            (float)(choose(shifts, (double)start[d], 0.0) - rest * choose(rest == 0.0, 0.0, slope));
+        shift[d] = shift_of(learned_at(start, d), bni_load_float(mean_rest + d), slope);
     }
 }
 
@@ -217,8 +283,8 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     int bad = 0;
     for (size_t d = 0; d < features; d++) {
-        const double invstd = (double)invstd_near[d] + (double)invstd_rest[d];
-        const double rest = (double)mean_rest[d];
+        const double invstd = whole(parts_at(invstd_near, invstd_rest, d));
+        const double rest = (double)bni_load_float(mean_rest + d);
         const double gradient = (s2[d] - rest * s1[d]) * invstd;
         const double per_value = gradient * invstd * -share;
         dgamma[d] =
@@ -235,6 +301,6 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
     {                                                                                              \
         .fold = fold, .move_pivot = move_pivot, .held = held, .merge = merge,                      \
         .merge_block = merge_block, .finish_moments = finish_moments,                              \
-        .finish_running = finish_running, .running_scale = running_scale, .running = running,      \
+        .finish_running = finish_running, .running_affine = running_affine, .running = running,    \
         .affine = affine, .finish_gradients = finish_gradients                                     \
     }

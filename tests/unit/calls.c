@@ -36,7 +36,7 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     assert_ok(bn_moments_init(&r.other, shape[1]));
     r.scale = ref_floats(shape[1]);
     r.shift = ref_floats(shape[1]);
-    r.memory = malloc(bn_layer_bytes(shape[1], &options));
+    r.memory = malloc(bn_layer_bytes(shape[1], &options, NULL));
     assert_non_null(r.memory);
     return r;
 }
@@ -108,8 +108,8 @@ static bn_status make_fold(rig *r) {
 static bn_status make_layers(rig *r) {
     bn_layer layer;
     const bn_options *options = &r->t.layer.options;
-    const size_t features = r->t.layer.num_features, bytes = bn_layer_bytes(features, options);
-    bn_status status = bn_layer_init_in(&layer, features, options, r->memory, bytes);
+    const size_t features = r->t.layer.num_features, bytes = bn_layer_bytes(features, options, NULL);
+    bn_status status = init_in_block(&layer, features, options, r->memory, bytes);
     if (status == BN_STATUS_OK) {
         bn_layer_free(&layer);
         status = bn_layer_init(&layer, features, options);

@@ -27,7 +27,7 @@ typedef struct rig {
     trial t;
     bn_moments moments, other;
     float *scale, *shift; /* [D] */
-    void *memory;         /* for bn_layer_init_in */
+    void *memory;         /* for a layer in a block */
 } rig;
 
 /* shape: n, D and S */

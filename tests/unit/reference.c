@@ -117,6 +117,22 @@ double ref_mean_scale(double mean, double var) {
     return fmax(fabs(mean), sqrt(var));
 }
 
+/* A running value with what the layer knows of it beyond float. */
+static double known(float value, const float *seen, const float *rest, size_t d) {
+    const bool same = seen != NULL && memcmp(&value, seen + d, sizeof value) == 0;
+    return (double)value + (same ? (double)rest[d] : 0.0);
+}
+
+double ref_running_mean(const bn_layer *layer, size_t d) {
+    return known(layer->running_mean[d], layer->internal.mean_seen,
+                 layer->internal.running_mean_rest, d);
+}
+
+double ref_running_var(const bn_layer *layer, size_t d) {
+    return known(layer->running_var[d], layer->internal.var_seen, layer->internal.running_var_rest,
+                 d);
+}
+
 ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x) {
     ref_result r = ref_alloc(batch->n, layer->num_features, ref_spatial(batch));
     size_t x_stride = ref_x_stride(batch, r.num_features);
@@ -131,8 +147,8 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
 
     for (size_t d = 0; d < r.num_features; d++) {
         if (layer->frozen) {
-            r.mean[d] = (double)layer->running_mean[d];
-            r.var[d] = (double)layer->running_var[d];
+            r.mean[d] = ref_running_mean(layer, d);
+            r.var[d] = ref_running_var(layer, d);
         } else {
             batch_statistics(&r, batch, x, d);
         }
@@ -209,9 +225,9 @@ void ref_running(ref_result *r, const bn_layer *layer) {
         keep = 1;
     }
     for (size_t d = 0; d < r->num_features; d++) {
-        r->running_mean[d] = keep * (double)layer->running_mean[d] + (1 - keep) * r->mean[d];
+        r->running_mean[d] = keep * ref_running_mean(layer, d) + (1 - keep) * r->mean[d];
         r->running_var[d] =
-            keep * (double)layer->running_var[d] + (1 - keep) * r->var[d] * correction;
+            keep * ref_running_var(layer, d) + (1 - keep) * r->var[d] * correction;
     }
 }
 

@@ -48,6 +48,10 @@ typedef struct ref_result {
 ref_result ref_alloc(size_t n, size_t num_features, size_t spatial);
 void ref_free(ref_result *result);
 
+/* Running values, with what the layer knows of them beyond float. */
+double ref_running_mean(const bn_layer *layer, size_t d);
+double ref_running_var(const bn_layer *layer, size_t d);
+
 /* Computes weight, mean, var, invstd, y and their scales. The batch's statistics, or the running ones
  * where the layer is frozen (then W stays that of the batch): inference is the forward of a frozen
  * layer. */

@@ -88,6 +88,12 @@ void *guarded_place(const guarded *g, size_t bytes, bool at_end) {
     return at_end ? g->start + (g->bytes - bytes) : g->start;
 }
 
+bn_status init_in_block(bn_layer *layer, size_t num_features, const bn_options *options,
+                        void *block, size_t bytes) {
+    const bn_memory memory = {.block = block, .block_bytes = bytes};
+    return bn_layer_init_with(layer, num_features, options, &memory);
+}
+
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
 static void list_arrays(const bn_layer *layer, float *arrays[SNAPSHOT_ARRAYS]) {
@@ -101,6 +107,10 @@ static void list_arrays(const bn_layer *layer, float *arrays[SNAPSHOT_ARRAYS]) {
     arrays[SNAPSHOT_INVSTD] = layer->saved_invstd;
     arrays[SNAPSHOT_MEAN_REST] = layer->internal.mean_rest;
     arrays[SNAPSHOT_INVSTD_REST] = layer->internal.invstd_rest;
+    arrays[SNAPSHOT_MEAN_SEEN] = layer->internal.mean_seen;
+    arrays[SNAPSHOT_RUNNING_MEAN_REST] = layer->internal.running_mean_rest;
+    arrays[SNAPSHOT_VAR_SEEN] = layer->internal.var_seen;
+    arrays[SNAPSHOT_RUNNING_VAR_REST] = layer->internal.running_var_rest;
 }
 
 snapshot snapshot_take(const bn_layer *layer) {
@@ -123,6 +133,18 @@ void snapshot_check(const snapshot *before, const bn_layer *layer) {
         if (arrays[k]) {
             assert_same_bits(arrays[k], before->arrays[k], layer->num_features);
         }
+    }
+}
+
+void snapshot_restore_running(const snapshot *before, bn_layer *layer) {
+    static const int running[] = {SNAPSHOT_RUNNING_MEAN,      SNAPSHOT_RUNNING_VAR,
+                                  SNAPSHOT_MEAN_SEEN,         SNAPSHOT_VAR_SEEN,
+                                  SNAPSHOT_RUNNING_MEAN_REST, SNAPSHOT_RUNNING_VAR_REST};
+    float *arrays[SNAPSHOT_ARRAYS];
+    list_arrays(layer, arrays);
+    for (size_t k = 0; k < COUNT_OF(running); k++) {
+        memcpy(arrays[running[k]], before->arrays[running[k]],
+               layer->num_features * sizeof(float));
     }
 }
 

@@ -63,6 +63,10 @@ void guarded_free(guarded *g);
 /* So many bytes, the first behind the one guard or the last before the other. */
 void *guarded_place(const guarded *g, size_t bytes, bool at_end);
 
+/* bn_layer_init_with, all in a block. */
+bn_status init_in_block(bn_layer *layer, size_t num_features, const bn_options *options,
+                        void *block, size_t bytes);
+
 /* ---- Snapshots ------------------------------------------------------------------------------- */
 
 /* A layer's struct and copies of all its arrays, the rests of the cache included. */
@@ -77,6 +81,10 @@ enum {
     SNAPSHOT_INVSTD,
     SNAPSHOT_MEAN_REST,
     SNAPSHOT_INVSTD_REST,
+    SNAPSHOT_MEAN_SEEN,
+    SNAPSHOT_RUNNING_MEAN_REST,
+    SNAPSHOT_VAR_SEEN,
+    SNAPSHOT_RUNNING_VAR_REST,
     SNAPSHOT_ARRAYS
 };
 typedef struct snapshot {
@@ -86,6 +94,7 @@ typedef struct snapshot {
 
 snapshot snapshot_take(const bn_layer *layer);
 void snapshot_check(const snapshot *before, const bn_layer *layer); /* bit for bit the same */
+void snapshot_restore_running(const snapshot *before, bn_layer *layer); /* with their rests */
 void snapshot_free(snapshot *before);
 
 /* ---- Trials ---------------------------------------------------------------------------------- */

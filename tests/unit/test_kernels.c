@@ -422,16 +422,32 @@ static void features_end_where_they_end(void **state) {
         for (size_t d = 0; d < features; d++) {
             of[OFFSET][d] = 3.75f;
         }
-        kernels->features.running_scale(of[OFFSET], NULL, features, 0.25, of[EXTRA1]);
-        assert_true(of[EXTRA1][features - 1] == 0.5f);
-        kernels->features.finish_running(of[EXTRA1], of[OFFSET], features, 0.25, &cache);
-        assert_true(of[CENTER][features - 1] == 0.5f && of[SHIFT][features - 1] == 0.5f);
+        /* Running values of which nothing more is known, and then those that were seen as they are. */
+        bni_running old = {.mean = of[OFFSET], .var = of[OFFSET]};
+        kernels->features.running_affine(&old, NULL, NULL, features, 0.25, of[EXTRA1], of[SUM2]);
+        assert_true(of[EXTRA1][features - 1] == 0.5f && of[SUM2][features - 1] == 0);
+        old = (bni_running){of[EXTRA1], of[EXTRA1], of[SUM1], of[OFFSET], of[OFFSET], of[SUM1]};
+        for (size_t d = 0; d < features; d++) {
+            of[SUM1][d] = 0x1p-40f;
+        }
+        kernels->features.running_affine(&old, NULL, of[OFFSET], features, 0.25, of[CENTER],
+                                         of[SUM2]);
+        assert_true(of[CENTER][features - 1] == 0.5f && of[SUM2][features - 1] == 3.75f);
+        kernels->features.finish_running(&old, features, 0.25, &cache);
+        assert_true(of[CENTER][features - 1] == 0.5f && of[SCALE][features - 1] == 0x1p-40f);
+        assert_true(of[SHIFT][features - 1] == 0.5f && of[SLOPE][features - 1] < 0);
         kernels->features.affine(&cache, of[OFFSET], of[EXTRA1], features, of[SUM1], of[SUM2]);
         assert_true(of[SUM1][features - 1] == 1.875f && of[SUM2][features - 1] == 0.5f);
 
-        assert_true(kernels->features.running(&into, features, true, 0.5, of[OFFSET], of[EXTRA1],
-                                              of[SUM1], of[SUM2]));
-        assert_true(of[SUM1][features - 1] == 3.375f && of[SUM2][features - 1] == 0.625f);
+        old = (bni_running){.mean = of[OFFSET], .var = of[EXTRA1]};
+        const bni_running next = {
+            .mean = of[SUM1], .mean_rest = of[SUM2], .var = of[SLOPE], .var_rest = of[SCALE]};
+        assert_true(kernels->features.running(&into, features, true, 0.5, &old, &next));
+        assert_true(of[SUM1][features - 1] == 3.375f && of[SLOPE][features - 1] == 0.625f);
+        assert_true(of[SUM2][features - 1] == 0 && of[SCALE][features - 1] == 0);
+        for (size_t d = 0; d < features; d++) {
+            of[SCALE][d] = of[SLOPE][d] = 0; /* no rests */
+        }
         assert_true(kernels->features.finish_gradients(&cache, other1, other2, features, 0.125,
                                                        true, true, of[OFFSET], of[EXTRA1], of[SUM1],
                                                        of[SUM2]));

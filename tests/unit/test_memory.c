@@ -137,14 +137,14 @@ static void nothing_allocates_after_init(void **state) {
     }
 }
 
-static void init_in_allocates_nothing(void **state) {
+static void init_in_a_block_allocates_nothing(void **state) {
     (void)state;
-    const size_t bytes = bn_layer_bytes(100, NULL);
+    const size_t bytes = bn_layer_bytes(100, NULL, NULL);
     void *memory = malloc(bytes);
     bn_layer layer;
     assert_non_null(memory);
     allocations = 0;
-    assert_ok(bn_layer_init_in(&layer, 100, NULL, memory, bytes));
+    assert_ok(init_in_block(&layer, 100, NULL, memory, bytes));
     bn_layer_free(&layer);
     assert_int_equal(allocations, 0);
     free(memory); /* it is still ours */
@@ -210,10 +210,10 @@ enum { WAYS = 2 * COUNT_OF(tunings) };
 static trial guard(const trial *t, size_t way) {
     const bool at_end = way % 2;
     const size_t features = t->layer.num_features;
-    const size_t bytes = bn_layer_bytes(features, &t->layer.options);
+    const size_t bytes = bn_layer_bytes(features, &t->layer.options, NULL);
     ref_random random = {1}; /* as trial_new */
     trial g = *t;
-    assert_ok(bn_layer_init_in(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end),
+    assert_ok(init_in_block(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end),
                                bytes));
     ref_fill_layer(&random, &g.layer);
     g.layer.internal.tuning = &tunings[way / 2];
@@ -310,7 +310,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(init_survives_every_failed_allocation),
         cmocka_unit_test(nothing_allocates_after_init),
-        cmocka_unit_test(init_in_allocates_nothing),
+        cmocka_unit_test(init_in_a_block_allocates_nothing),
         cmocka_unit_test_setup_teardown(no_byte_outside_rows_is_touched, map_buffers,
                                         unmap_buffers),
         cmocka_unit_test_setup_teardown(no_byte_outside_planes_is_touched, map_buffers,

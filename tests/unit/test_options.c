@@ -57,7 +57,7 @@ static void no_options_are_the_defaults(void **state) {
     assert_all(layer.running_var, 1);
     assert_non_null(layer.dgamma);
     assert_non_null(layer.dbeta);
-    assert_int_equal(bn_layer_bytes(D, NULL), bn_layer_bytes(D, &defaults));
+    assert_int_equal(bn_layer_bytes(D, NULL, NULL), bn_layer_bytes(D, &defaults, NULL));
     bn_layer_free(&layer);
 }
 

@@ -138,8 +138,8 @@ static void init_refused(bn_status status, size_t features, const bn_options *op
     fill_pattern(&layer, sizeof layer);
     fill_pattern(memory, sizeof memory);
     assert_status(bn_layer_init(&layer, features, options), status);
-    assert_status(bn_layer_init_in(&layer, features, options, memory, sizeof memory), status);
-    assert_int_equal(bn_layer_bytes(features, options), 0);
+    assert_status(init_in_block(&layer, features, options, memory, sizeof memory), status);
+    assert_int_equal(bn_layer_bytes(features, options, NULL), 0);
     assert_pattern(&layer, sizeof layer);
     assert_pattern(memory, sizeof memory);
 }
@@ -202,15 +202,14 @@ static void init_refuses_null(void **state) {
     bn_layer layer;
     fill_pattern(&layer, sizeof layer);
     assert_status(bn_layer_init(NULL, D, NULL), BN_STATUS_NULL_POINTER);
-    assert_status(bn_layer_init_in(NULL, D, NULL, memory, sizeof memory), BN_STATUS_NULL_POINTER);
-    assert_status(bn_layer_init_in(&layer, D, NULL, NULL, SIZE_MAX / 2), BN_STATUS_NULL_POINTER);
+    assert_status(init_in_block(NULL, D, NULL, memory, sizeof memory), BN_STATUS_NULL_POINTER);
     assert_status(bn_moments_init(NULL, D), BN_STATUS_NULL_POINTER);
     assert_pattern(&layer, sizeof layer);
 }
 
-static void init_in_refuses_too_little_memory(void **state) {
+static void init_in_a_block_refuses_too_little_memory(void **state) {
     (void)state;
-    const size_t bytes = bn_layer_bytes(D, NULL);
+    const size_t bytes = bn_layer_bytes(D, NULL, NULL);
     char *memory = malloc(bytes);
     bn_layer layer;
     assert_non_null(memory);
@@ -218,12 +217,12 @@ static void init_in_refuses_too_little_memory(void **state) {
     fill_pattern(memory, bytes);
     const size_t too_few[] = {0, 1, bytes / 2, bytes - 1};
     for (size_t k = 0; k < COUNT_OF(too_few); k++) {
-        assert_status(bn_layer_init_in(&layer, D, NULL, memory, too_few[k]),
+        assert_status(init_in_block(&layer, D, NULL, memory, too_few[k]),
                       BN_STATUS_OUT_OF_MEMORY);
     }
     assert_pattern(&layer, sizeof layer);
     assert_pattern(memory, bytes);
-    assert_ok(bn_layer_init_in(&layer, D, NULL, memory, bytes));
+    assert_ok(init_in_block(&layer, D, NULL, memory, bytes));
     bn_layer_free(&layer);
     free(memory);
 }
@@ -763,7 +762,7 @@ int main(void) {
         cmocka_unit_test(init_refuses_bad_options),
         cmocka_unit_test(init_refuses_impossible_numbers_of_features),
         cmocka_unit_test(init_refuses_null),
-        cmocka_unit_test(init_in_refuses_too_little_memory),
+        cmocka_unit_test(init_in_a_block_refuses_too_little_memory),
         scene_test(null_pointers_are_refused),
         scene_test(bad_eps_is_refused),
         scene_test(bad_momentum_is_refused_by_forward),
