@@ -17,9 +17,10 @@ static size_t round_up(size_t bytes, size_t unit) {
     return bytes / unit * unit + (bytes % unit == 0 ? 0 : unit);
 }
 
-/* An array begins at a cache line, unless it is shorter than one: then lines are shared. */
+/* An array begins at a cache line, unless it is of a few: lines are shared then, or they would be most
+ * of what small layers take. */
 static void *take(memory_cut *cut, size_t bytes) {
-    const size_t unit = bytes < BNI_LINE ? sizeof(double) : BNI_LINE;
+    const size_t unit = bytes < 4 * BNI_LINE ? BNI_LINE / 4 : BNI_LINE;
     const size_t begin = round_up(cut->used, unit);
     cut->used = round_up(begin + bytes, unit);
     return cut->start == NULL ? NULL : cut->start + begin;
@@ -183,24 +184,17 @@ void bni_memory_give(bn_layer *layer, const bn_memory *memory, void *block, size
 
 bool bni_touches_layer(const bn_layer *layer, const bni_region *regions, size_t count) {
     const size_t bytes = layer->num_features * sizeof(float);
-    const bni_region arrays[] = {
-        bni_region_of_bytes(layer->internal.block, layer->internal.block_bytes),
-        bni_region_of_bytes(layer->internal.scratch, layer->internal.scratch_bytes),
-        bni_region_of_bytes(layer->gamma, bytes),
-        bni_region_of_bytes(layer->beta, bytes),
-        bni_region_of_bytes(layer->dgamma, bytes),
-        bni_region_of_bytes(layer->dbeta, bytes),
-        bni_region_of_bytes(layer->running_mean, bytes),
-        bni_region_of_bytes(layer->running_var, bytes)};
+    const bni_span arrays[] = {
+        bni_span_of_bytes(layer->internal.block, layer->internal.block_bytes),
+        bni_span_of_bytes(layer->gamma, bytes),
+        bni_span_of_bytes(layer->beta, bytes),
+        bni_span_of_bytes(layer->running_mean, bytes),
+        bni_span_of_bytes(layer->running_var, bytes),
+        bni_span_of_bytes(layer->dgamma, bytes),
+        bni_span_of_bytes(layer->dbeta, bytes),
+        bni_span_of_bytes(layer->internal.scratch, layer->internal.scratch_bytes)};
     const size_t places = layer->internal.borrows ? sizeof arrays / sizeof arrays[0] : 1;
-    for (size_t a = 0; a < places; a++) {
-        for (size_t r = 0; r < count; r++) {
-            if (bni_regions_touch(&arrays[a], &regions[r])) {
-                return true;
-            }
-        }
-    }
-    return false;
+    return bni_touch(regions, count, arrays, places);
 }
 
 bni_running bni_running_of(const bn_layer *layer, size_t first) {

@@ -1,8 +1,6 @@
 /* See shape.h. */
 #include "shape.h"
 
-#include <stdint.h>
-
 /* a * b, or false where it exceeds limit. */
 static bool multiply(size_t a, size_t b, size_t limit, size_t *product) {
     if (b != 0 && a > limit / b) {
@@ -116,26 +114,34 @@ static bool overlap(bni_region a, bni_region b, bool may_be_same) {
     return same ? !may_be_same : rows_touch(a, b);
 }
 
-/* From the first byte of a region to behind its last; nothing where there is none. */
-typedef struct span {
-    uintptr_t begin, end;
-} span;
-
-static span span_of(bni_region a) {
+/* Nothing where there is no region. */
+static bni_span span_of(bni_region a) {
     const uintptr_t begin = (uintptr_t)a.start;
     if (a.start == NULL || a.rows == 0 || a.row_bytes == 0) {
-        return (span){0, 0};
+        return (bni_span){0, 0};
     }
-    return (span){begin, begin + (a.rows - 1) * a.stride_bytes + a.row_bytes};
+    return (bni_span){begin, begin + (a.rows - 1) * a.stride_bytes + a.row_bytes};
 }
 
-bool bni_regions_touch(const bni_region *a, const bni_region *b) {
-    const span of_a = span_of(*a), of_b = span_of(*b);
-    return of_a.begin < of_b.end && of_b.begin < of_a.end && rows_touch(*a, *b);
+bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays,
+               size_t array_count) {
+    for (size_t r = 0; r < count; r++) {
+        const bni_span span = span_of(regions[r]);
+        for (size_t a = 0; a < array_count; a++) {
+            if (span.begin < arrays[a].end && arrays[a].begin < span.end) {
+                const size_t bytes = arrays[a].end - arrays[a].begin;
+                const void *start = (const void *)arrays[a].begin;
+                if (rows_touch(regions[r], bni_region_of_bytes(start, bytes))) {
+                    return true;
+                }
+            }
+        }
+    }
+    return false;
 }
 
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count) {
-    span spans[BNI_MOST_REGIONS];
+    bni_span spans[BNI_MOST_REGIONS];
     for (size_t j = 0; j < count; j++) {
         spans[j] = span_of(regions[j]);
         for (size_t i = 0; regions[j].start != NULL && i < j; i++) {

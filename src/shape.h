@@ -7,6 +7,8 @@
 #include "batchnorm/bn_layer.h"
 #include "kernels/kernels.h"
 
+#include <stdint.h>
+
 static inline size_t bni_smaller(size_t a, size_t b) {
     return a < b ? a : b;
 }
@@ -50,12 +52,21 @@ bni_region bni_region_of_y(const bni_shape *shape, const void *y);
 bni_region bni_region_of_weights(const bni_shape *shape);
 bni_region bni_region_of_bytes(const void *start, size_t bytes);
 
+/* From an array's first byte to behind its last. */
+typedef struct bni_span {
+    uintptr_t begin, end;
+} bni_span;
+
+static inline bni_span bni_span_of_bytes(const void *start, size_t bytes) {
+    return (bni_span){(uintptr_t)start, start == NULL ? 0 : (uintptr_t)start + bytes};
+}
+
+/* Whether a region and an array share a byte. */
+bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays, size_t array_count);
+
 /* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only pairs
  * that `same` names (bit j of same[i]) may be the same region. */
 #define BNI_MOST_REGIONS ((size_t)8)
-
-/* Whether two regions share a byte. */
-bool bni_regions_touch(const bni_region *a, const bni_region *b);
 
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count);
 

@@ -150,6 +150,23 @@ static void init_in_a_block_allocates_nothing(void **state) {
     free(memory); /* it is still ours */
 }
 
+/* On four arrays of the caller's nothing is asked for, from init on. */
+static void inference_in_place_allocates_nothing(void **state) {
+    (void)state;
+    enum { D = 30, N = 5 };
+    static float gamma[D], beta[D], mean[D], var[D], x[N * D], y[N * D];
+    bn_options options = bn_options_default();
+    options.inference_only = true;
+    const bn_memory memory = {
+        .gamma = gamma, .beta = beta, .running_mean = mean, .running_var = var};
+    bn_layer layer;
+    allocations = 0;
+    assert_ok(bn_layer_init_with(&layer, D, &options, &memory));
+    assert_ok(bn_layer_infer(&layer, N, x, y));
+    bn_layer_free(&layer);
+    assert_int_equal(allocations, 0);
+}
+
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
 /* What a trial points to, each in its own guarded memory. */
@@ -213,8 +230,8 @@ static trial guard(const trial *t, size_t way) {
     const size_t bytes = bn_layer_bytes(features, &t->layer.options, NULL);
     ref_random random = {1}; /* as trial_new */
     trial g = *t;
-    assert_ok(init_in_block(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end),
-                               bytes));
+    assert_ok(
+        init_in_block(&g.layer, features, &t->layer.options, place(LAYER, bytes, at_end), bytes));
     ref_fill_layer(&random, &g.layer);
     g.layer.internal.tuning = &tunings[way / 2];
     g.x = place_input(X, t->x, t->x_count, at_end);
@@ -311,6 +328,7 @@ int main(void) {
         cmocka_unit_test(init_survives_every_failed_allocation),
         cmocka_unit_test(nothing_allocates_after_init),
         cmocka_unit_test(init_in_a_block_allocates_nothing),
+        cmocka_unit_test(inference_in_place_allocates_nothing),
         cmocka_unit_test_setup_teardown(no_byte_outside_rows_is_touched, map_buffers,
                                         unmap_buffers),
         cmocka_unit_test_setup_teardown(no_byte_outside_planes_is_touched, map_buffers,
