@@ -639,6 +639,9 @@ static void inference_is_training_whatever_the_offset(void **state) {
     assert_true(y[0] == 0 && y[1] == 0.5f && y[2] == 0.5f);
     assert_ok(bn_layer_affine(&layer, &scale, &shift));
     assert_true(scale == 0.5f && shift == -500000);
+    layer.running_mean[0] = 0; /* no rest of what it was */
+    assert_ok(bn_layer_affine(&layer, &scale, &shift));
+    assert_true(scale == 0.5f && shift == 0);
     bn_layer_free(&layer);
 }
 
