@@ -450,15 +450,42 @@ BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch,
  * BN_STATUS_NOT_FINITE    a scale or shift would be NaN or Inf: nothing is written */
 BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shift);
 
+/* The folds: inference becomes part of the linear layer before or after, so that the layer itself
+ * need not run. How the other layer's weights lie in memory decides which call it is and with what
+ * sizes; a wrong one goes unnoticed. D is this layer's num_features, `in` and `out` are the channels
+ * of the other, kh and kw the sizes of its kernel (with one dimension or three it is the same).
+ *
+ *     the layer before            its weights               the call: bn_layer_...
+ *     dense (PyTorch's Linear)    [D][in]                   fold(in)
+ *     dense (Keras, TensorFlow)   [in][D]                   fold_transposed(1, in, 1)
+ *     convolution                 [D][in][kh][kw]           fold(in*kh*kw)
+ *       grouped                   [D][in/groups][kh][kw]    fold(in/groups*kh*kw)
+ *       depthwise                 [D][1][kh][kw]            fold(kh*kw)
+ *       HWIO (Keras, TensorFlow)  [kh][kw][in][D]           fold_transposed(1, kh*kw*in, 1)
+ *       HWIO, grouped             [kh][kw][in/groups][D]    fold_transposed(1, kh*kw*in/groups, 1)
+ *       HWIO, depthwise           [kh][kw][in][D/in]        fold_transposed(1, kh*kw, 1)
+ *     transposed convolution      [in][D/groups][kh][kw]    fold_transposed(groups, in/groups,
+ *                                                               kh*kw)
+ *       (Keras, TensorFlow)       [kh][kw][D][in]           fold_transposed(1, kh*kw, in)
+ *
+ *     the layer after
+ *     dense                       [out][D]                  fold_next(out, 1)
+ *       of flattened N x D x S    [out][D*S]                fold_next(out, S)
+ *     convolution                 [out][D][kh][kw]          fold_next(out, kh*kw)
+ *
+ * Weights and bias are the caller's and may have any alignment. A layer without a bias is folded
+ * with one of zeros, and has it from then on. What is written is computed in double and rounded
+ * once. Whether the other layer pads with zeros matters to fold_next alone. */
+
 /* Folds inference into the linear layer before it, out = weight * in + bias, in place:
  *
  *     weight[d][k] = scale[d] * weight[d][k]
  *     bias[d]      = scale[d] * bias[d] + shift[d]
  *
- * with bn_layer_affine's scale and shift, so that the layer itself need not run; its activation
- * stays to be applied. weight is row-major [D][fan_in] (a convolution's fan_in is the product of
- * its kernel's sizes), bias [D]; both are the caller's. fan_in may be 0: then weight may be NULL.
- * May run with other calls that take the layer const.
+ * with bn_layer_affine's scale and shift; the activation stays to be applied. weight is row-major
+ * [D][fan_in], all that belongs to one output together: see the table above for what that is, and
+ * for weights [fan_in][D], which this call would take and fold wrong. bias is [D]. fan_in may be 0:
+ * then weight may be NULL. May run with other calls that take the layer const.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  layer, weight or bias is NULL
@@ -468,6 +495,51 @@ BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shi
  * BN_STATUS_BAD_STATE     the layer was not initialized, or has no running values
  * BN_STATUS_NOT_FINITE    a weight or bias would become NaN or Inf: nothing is written */
 BN_API bn_status bn_layer_fold(const bn_layer *layer, size_t fan_in, float *weight, float *bias);
+
+/* Folds inference into a transposed convolution before it, or into any linear layer before it whose
+ * weights have the outputs behind the inputs (see the table above), in place:
+ *
+ *     weight[g][f][j][k] = scale[d] * weight[g][f][j][k]      where d = g * (D/groups) + j
+ *     bias[d]            = scale[d] * bias[d] + shift[d]
+ *
+ * with bn_layer_affine's scale and shift; the activation stays to be applied. weight is row-major
+ * [groups][fan_in][D/groups][kernel]: PyTorch's ConvTranspose has [in][out/groups][kh][kw], where
+ * in = groups*fan_in, and kernel is kh*kw. bias is [D]. fan_in or kernel may be 0: then weight may
+ * be NULL. May run with other calls that take the layer const.
+ *
+ * Returns what bn_layer_fold returns, but
+ * BN_STATUS_BAD_SHAPE     groups is 0 or does not divide D; fan_in*D*kernel floats do not fit into
+ *                         the address space */
+BN_API bn_status bn_layer_fold_transposed(const bn_layer *layer, size_t groups, size_t fan_in,
+                                          size_t kernel, float *weight, float *bias);
+
+/* Folds inference into the dense layer or convolution after it (pre-activation networks), which
+ * then takes x instead of y = scale*x + shift, in place:
+ *
+ *     bias[o]         = bias[o] + sum over d and k of shift[d] * weight[o][d][k]
+ *     weight[o][d][k] = scale[d] * weight[o][d][k]
+ *
+ * with bn_layer_affine's scale and shift, the sum in double and of the weights as they were. weight
+ * is row-major [fan_out][D][kernel], bias [fan_out]. fan_out or kernel may be 0: then weight may be
+ * NULL, and with fan_out 0 bias too. May run with other calls that take the layer const.
+ *
+ * Exact only where every output has all its D*kernel inputs: where a convolution pads y with zeros,
+ * the folded one must pad x with what becomes zero, feature d with
+ *
+ *     -shift[d] / scale[d] = running_mean[d] - beta[d] / scale[d]
+ *
+ * so a caller writes that border around x and runs the convolution without padding, or, where a
+ * scale is 0, does not fold. With zeros around x all outputs at the border are wrong.
+ *
+ * An activation would be between the two layers, and a convolution in several groups has other
+ * weights: neither can be folded so. Weights [D][fan_out], as Keras and TensorFlow have them, must
+ * be transposed first: this call would take them and fold them wrong.
+ *
+ * Returns what bn_layer_fold returns, but
+ * BN_STATUS_BAD_SHAPE     fan_out*D*kernel or fan_out floats do not fit into the address space
+ * BN_STATUS_BAD_STATE     also where the layer has an activation */
+BN_API bn_status bn_layer_fold_next(const bn_layer *layer, size_t fan_out, size_t kernel,
+                                    float *weight, float *bias);
 
 /* ---- Statistics of data that does not come in one piece -------------------------------------- */
 

@@ -105,6 +105,18 @@ static bn_status make_fold(rig *r) {
     return tracked ? bn_layer_fold(&r->t.layer, 1, r->scale, r->shift) : BN_STATUS_OK;
 }
 
+static bn_status make_fold_transposed(rig *r) {
+    const bool tracked = r->t.layer.running_mean != NULL;
+    return tracked ? bn_layer_fold_transposed(&r->t.layer, 1, 1, 1, r->scale, r->shift)
+                   : BN_STATUS_OK;
+}
+
+static bn_status make_fold_next(rig *r) {
+    const bool folds =
+        r->t.layer.running_mean != NULL && r->t.layer.options.activation == BN_ACTIVATION_NONE;
+    return folds ? bn_layer_fold_next(&r->t.layer, 1, 1, r->scale, r->shift) : BN_STATUS_OK;
+}
+
 static bn_status make_layers(rig *r) {
     bn_layer layer;
     const bn_options *options = &r->t.layer.options;
@@ -140,6 +152,8 @@ const library_call calls[CALLS] = {{"bn_layer_forward_batch", make_forward_batch
                                    {"bn_layer_set_running", make_set_running},
                                    {"bn_layer_affine", make_affine},
                                    {"bn_layer_fold", make_fold},
+                                   {"bn_layer_fold_transposed", make_fold_transposed},
+                                   {"bn_layer_fold_next", make_fold_next},
                                    {"bn_layer_init and free", make_layers},
                                    {"bn_moments_init and free", make_moments}};
 

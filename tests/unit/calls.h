@@ -40,7 +40,7 @@ typedef struct library_call {
     bn_status (*make)(rig *r);
 } library_call;
 
-enum { CALLS_ON_BATCHES = 5, CALLS_ON_DATA = 8, CALLS = 13 };
+enum { CALLS_ON_BATCHES = 5, CALLS_ON_DATA = 8, CALLS = 15 };
 extern const library_call calls[CALLS]; /* first those that take a batch, then those with data */
 
 /* Shapes that take every way through the library: rows in one group and in several, folded rows,

@@ -122,6 +122,8 @@ static void nothing_allocates_after_init(void **state) {
             assert_ok(bn_layer_set_running(&t.layer, &moments));
             assert_ok(bn_layer_affine(&t.layer, scale, shift));
             assert_ok(bn_layer_fold(&t.layer, 1, scale, shift));
+            assert_ok(bn_layer_fold_transposed(&t.layer, 1, 1, 1, scale, shift));
+            assert_ok(bn_layer_fold_next(&t.layer, 1, 1, scale, shift));
             t.layer.frozen = true;
             trial_run(&t);
         }

@@ -314,114 +314,6 @@ static void a_frozen_layer_infers(void **state) {
     trial_free(&t);
 }
 
-/* ---- Inference folded away ------------------------------------------------------------------- */
-
-/* The header's formulas. terms[d], the size of shift's terms, is what an error in it is measured
- * by: the terms may cancel. */
-static void reference_affine(const bn_layer *layer, double scale[D], double shift[D],
-                             double terms[D]) {
-    for (size_t d = 0; d < D; d++) {
-        double gamma = layer->gamma ? (double)layer->gamma[d] : 1.0;
-        double beta = layer->beta ? (double)layer->beta[d] : 0.0;
-        double mean = (double)layer->running_mean[d];
-        scale[d] = gamma / sqrt((double)layer->running_var[d] + (double)layer->options.eps);
-        shift[d] = beta - mean * scale[d];
-        terms[d] = fabs(beta) + fabs(mean * scale[d]);
-    }
-}
-
-static void affine_is_inference(void **state) {
-    (void)state;
-    for (unsigned what = 0; what < 4; what++) {
-        bn_options options = bn_options_default();
-        options.scale = what & 1;
-        options.shift = what & 2;
-        options.activation = BN_ACTIVATION_RELU; /* is left to the caller */
-        trial t = small(&options);
-        double want_scale[D], want_shift[D], terms[D];
-        float scale[D], shift[D];
-        reference_affine(&t.layer, want_scale, want_shift, terms);
-        snapshot before = snapshot_take(&t.layer);
-        assert_ok(bn_layer_affine(&t.layer, scale, shift));
-        snapshot_check(&before, &t.layer);
-        snapshot_free(&before);
-        assert_within(ref_error_vector(D, scale, want_scale, NULL), REF_LIMIT);
-        assert_within(ref_error_vector(D, shift, want_shift, terms), REF_LIMIT);
-        trial_free(&t);
-    }
-}
-
-static void fold_changes_the_layer_before(void **state) {
-    (void)state;
-    enum { FAN_IN = 9 };
-    trial t = small(NULL);
-    ref_random random = {5};
-    float weight[D * FAN_IN], bias[D];
-    double scale[D], shift[D], terms[D], want_weight[D * FAN_IN], want_bias[D];
-    ref_fill_normal(&random, weight, D * FAN_IN, 0, 1);
-    ref_fill_normal(&random, bias, D, 0, 1);
-    reference_affine(&t.layer, scale, shift, terms);
-    for (size_t k = 0; k < D * FAN_IN; k++) {
-        want_weight[k] = scale[k / FAN_IN] * (double)weight[k];
-    }
-    for (size_t d = 0; d < D; d++) {
-        want_bias[d] = scale[d] * (double)bias[d] + shift[d];
-        terms[d] += fabs(scale[d] * (double)bias[d]);
-    }
-
-    snapshot before = snapshot_take(&t.layer);
-    assert_ok(bn_layer_fold(&t.layer, FAN_IN, weight, bias));
-    snapshot_check(&before, &t.layer);
-    snapshot_free(&before);
-    assert_within(ref_error_vector(D * FAN_IN, weight, want_weight, NULL), REF_LIMIT);
-    assert_within(ref_error_vector(D, bias, want_bias, terms), REF_LIMIT);
-    trial_free(&t);
-}
-
-static void fold_of_no_inputs_changes_the_bias_alone(void **state) {
-    (void)state;
-    trial t = small(NULL);
-    float scale[D], shift[D], bias[D] = {0};
-    assert_ok(bn_layer_affine(&t.layer, scale, shift));
-    assert_ok(bn_layer_fold(&t.layer, 0, NULL, bias));
-    for (size_t d = 0; d < D; d++) {
-        assert_true(bias[d] == shift[d]); /* scale * 0 + shift, however it is rounded */
-    }
-    trial_free(&t);
-}
-
-/* What would become NaN or Inf, in the last feature and the last place, is refused before anything
- * is written. */
-static void what_folds_to_no_number_changes_nothing(void **state) {
-    (void)state;
-    enum { FAN_IN = 2, BAD_VAR, BAD_GAMMA, BAD_BETA, BAD_WEIGHT, BAD_BIAS, CASES };
-    for (int which = BAD_VAR; which < CASES; which++) {
-        trial t = small(NULL);
-        float weight[D * FAN_IN], bias[D], scale[D], shift[D];
-        float want_weight[D * FAN_IN], want_bias[D];
-        for (size_t k = 0; k < D * FAN_IN; k++) {
-            want_weight[k] = weight[k] = 1;
-            want_bias[k / FAN_IN] = bias[k / FAN_IN] = 2;
-        }
-        t.layer.running_var[D - 1] = which == BAD_VAR ? -1.0f : 0.0f;
-        t.layer.gamma[D - 1] = which == BAD_GAMMA ? FLT_MAX : 1.0f;
-        t.layer.beta[D - 1] = which == BAD_BETA ? INFINITY : 0.0f;
-        want_weight[D * FAN_IN - 1] = weight[D * FAN_IN - 1] = which == BAD_WEIGHT ? FLT_MAX : 1;
-        want_bias[D - 1] = bias[D - 1] = which == BAD_BIAS ? NAN : 2;
-        fill_pattern(scale, sizeof scale);
-        fill_pattern(shift, sizeof shift);
-        assert_status(bn_layer_fold(&t.layer, FAN_IN, weight, bias), BN_STATUS_NOT_FINITE);
-        assert_same_bits(weight, want_weight, D * FAN_IN);
-        assert_same_bits(bias, want_bias, D);
-        if (which < BAD_WEIGHT) {
-            assert_status(bn_layer_affine(&t.layer, scale, shift), BN_STATUS_NOT_FINITE);
-            assert_pattern(scale, sizeof scale);
-            assert_pattern(shift, sizeof shift);
-        }
-        trial_free(&t);
-    }
-}
-
 /* ---- Names ----------------------------------------------------------------------------------- */
 
 static void every_status_has_its_own_sentence(void **state) {
@@ -586,10 +478,6 @@ int main(void) {
         cmocka_unit_test(frozen_may_change_between_calls),
         cmocka_unit_test(backward_remembers_what_forward_was),
         cmocka_unit_test(a_frozen_layer_infers),
-        cmocka_unit_test(affine_is_inference),
-        cmocka_unit_test(fold_changes_the_layer_before),
-        cmocka_unit_test(fold_of_no_inputs_changes_the_bias_alone),
-        cmocka_unit_test(what_folds_to_no_number_changes_nothing),
         cmocka_unit_test(every_status_has_its_own_sentence),
         cmocka_unit_test(a_status_that_is_none_has_a_sentence),
         cmocka_unit_test(the_version_is_the_header_s),

@@ -266,6 +266,14 @@ static void null_pointers_are_refused(void **state) {
     refused(NULL_POINTER, bn_layer_fold(layer, 1, NULL, y));
     refused(NULL_POINTER, bn_layer_fold(layer, 1, x, NULL));
     refused(NULL_POINTER, bn_layer_fold(layer, 0, NULL, NULL));
+    refused(NULL_POINTER, bn_layer_fold_transposed(NULL, 1, 1, 1, x, y));
+    refused(NULL_POINTER, bn_layer_fold_transposed(layer, 1, 1, 1, NULL, y));
+    refused(NULL_POINTER, bn_layer_fold_transposed(layer, 1, 1, 1, x, NULL));
+    refused(NULL_POINTER, bn_layer_fold_transposed(layer, 1, 0, 0, NULL, NULL));
+    refused(NULL_POINTER, bn_layer_fold_next(NULL, 1, 1, x, y));
+    refused(NULL_POINTER, bn_layer_fold_next(layer, 1, 1, NULL, y));
+    refused(NULL_POINTER, bn_layer_fold_next(layer, 1, 1, x, NULL));
+    refused(NULL_POINTER, bn_layer_fold_next(layer, 1, 0, NULL, NULL));
 
     refused(NULL_POINTER, bn_moments_add(NULL, &batch, x));
     refused(NULL_POINTER, bn_moments_add(moments, NULL, x));
@@ -288,6 +296,8 @@ static void bad_eps_is_refused(void **state) {
         refused(BAD_OPTION, bn_layer_backward(&now.layer, N, x, dy, dx));
         refused(BAD_OPTION, bn_layer_affine(&now.layer, x, y));
         refused(BAD_OPTION, bn_layer_fold(&now.layer, 1, x, y));
+        refused(BAD_OPTION, bn_layer_fold_transposed(&now.layer, 1, 1, 1, x, y));
+        refused(BAD_OPTION, bn_layer_fold_next(&now.layer, 1, 1, x, y));
     }
 }
 
@@ -306,6 +316,8 @@ static void bad_momentum_is_refused_by_forward(void **state) {
         assert_ok(bn_layer_backward(&now.layer, N, x, dy, dx));
         assert_ok(bn_layer_affine(&now.layer, dx, y));
         assert_ok(bn_layer_fold(&now.layer, 1, dx, y));
+        assert_ok(bn_layer_fold_transposed(&now.layer, 1, 1, 1, dx, y));
+        assert_ok(bn_layer_fold_next(&now.layer, 1, 1, dx, y));
     }
 }
 
@@ -355,7 +367,14 @@ static void sizes_that_overflow_are_refused(void **state) {
         refused(BAD_SHAPE, infer((bn_batch){.n = rows[k]}));
         refused(BAD_SHAPE, add((bn_batch){.n = rows[k]}));
         refused(BAD_SHAPE, bn_layer_fold(&now.layer, rows[k], x, y));
+        refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, 1, rows[k], 1, x, y));
+        refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, D, 1, rows[k], x, y));
+        refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, D, rows[k], SIZE_MAX, x, y));
+        refused(BAD_SHAPE, bn_layer_fold_next(&now.layer, rows[k], 1, x, y));
+        refused(BAD_SHAPE, bn_layer_fold_next(&now.layer, 1, rows[k], x, y));
+        refused(BAD_SHAPE, bn_layer_fold_next(&now.layer, SIZE_MAX, rows[k], x, y));
     }
+    refused(BAD_SHAPE, bn_layer_fold_next(&now.layer, PTRDIFF_MAX / 4 + 1, 0, NULL, y));
     static const size_t spatial[] = {SIZE_MAX,
                                      SIZE_MAX / D,
                                      SIZE_MAX / D + 1,
@@ -500,6 +519,8 @@ static void frozen_without_running_values_is_refused(void **state) {
     refused(BAD_STATE, bn_layer_forward(&now.layer, N, x, y));
     refused(BAD_STATE, bn_layer_affine(&now.layer, x, y));
     refused(BAD_STATE, bn_layer_fold(&now.layer, 1, x, y));
+    refused(BAD_STATE, bn_layer_fold_transposed(&now.layer, 1, 1, 1, x, y));
+    refused(BAD_STATE, bn_layer_fold_next(&now.layer, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_set_running(&now.layer, &now.moments));
 }
 
@@ -514,6 +535,8 @@ static void check_no_layer(void) {
     refused(BAD_STATE, bn_layer_backward_batch(layer, &batch, x, dy, dx));
     refused(BAD_STATE, bn_layer_affine(layer, x, y));
     refused(BAD_STATE, bn_layer_fold(layer, 1, x, y));
+    refused(BAD_STATE, bn_layer_fold_transposed(layer, 1, 1, 1, x, y));
+    refused(BAD_STATE, bn_layer_fold_next(layer, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_set_running(layer, &now.moments));
     assert_null(bn_layer_isa(layer));
     bn_param params[2];
@@ -694,6 +717,10 @@ static void outputs_over_the_layer_s_arrays_are_refused(void **state) {
         refused(OVERLAP, bn_layer_affine(layer, y, last));
         refused(OVERLAP, bn_layer_fold(layer, 2, arrays[k], y));
         refused(OVERLAP, bn_layer_fold(layer, 2, y, last));
+        refused(OVERLAP, bn_layer_fold_transposed(layer, D, 2, 2, arrays[k] - (4 * D - 1), y));
+        refused(OVERLAP, bn_layer_fold_transposed(layer, D, 2, 2, y, last));
+        refused(OVERLAP, bn_layer_fold_next(layer, 2, 2, arrays[k] - (4 * D - 1), y));
+        refused(OVERLAP, bn_layer_fold_next(layer, 2, 2, y, arrays[k] - 1));
     }
 }
 
@@ -705,8 +732,43 @@ static void folded_outputs_that_overlap_are_refused(void **state) {
     for (ptrdiff_t off = 1 - D; off < 2 * D; off++) {
         refused(OVERLAP, bn_layer_fold(&now.layer, 2, x, x + off));
     }
+    for (ptrdiff_t off = 1 - D; off < 4 * D; off++) {
+        refused(OVERLAP, bn_layer_fold_transposed(&now.layer, D, 2, 2, x, x + off));
+    }
+    for (ptrdiff_t off = 1 - 5; off < 5 * D; off++) {
+        refused(OVERLAP, bn_layer_fold_next(&now.layer, 5, 1, x, x + off));
+    }
     assert_ok(bn_layer_affine(&now.layer, x, x + D));
     assert_ok(bn_layer_fold(&now.layer, 2, x, x + 2 * D));
+    assert_ok(bn_layer_fold_transposed(&now.layer, D, 2, 2, x, x + 4 * D));
+    assert_ok(bn_layer_fold_transposed(&now.layer, D, 2, 2, x, x - D));
+    assert_ok(bn_layer_fold_next(&now.layer, 5, 1, x, x + 5 * D));
+    assert_ok(bn_layer_fold_next(&now.layer, 5, 1, x, x - 5));
+}
+
+static void groups_that_do_not_divide_the_features_are_refused(void **state) {
+    (void)state;
+    static const size_t groups[] = {0, 2, D + 1, 2 * D, SIZE_MAX};
+    for (size_t k = 0; k < COUNT_OF(groups); k++) {
+        refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, groups[k], 1, 1, x, y));
+        refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, groups[k], 0, 0, NULL, y));
+    }
+}
+
+/* The layer after would have to begin with it. */
+static void no_activation_is_folded_into_the_next_layer(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.activation = BN_ACTIVATION_RELU;
+    set_up_again(&options);
+    now.layer.options.activation = BN_ACTIVATION_NONE; /* read at init, not here */
+    refused(BAD_STATE, bn_layer_fold_next(&now.layer, 1, 1, x, y));
+    refused(BAD_STATE, bn_layer_fold_next(&now.layer, 0, 0, NULL, NULL));
+    assert_ok(bn_layer_fold(&now.layer, 1, x, y));
+    assert_ok(bn_layer_fold_transposed(&now.layer, 1, 1, 1, x, y));
+    set_up_again(NULL);
+    now.layer.options.activation = BN_ACTIVATION_RELU;
+    assert_ok(bn_layer_fold_next(&now.layer, 1, 1, x, y));
 }
 
 static void data_in_the_moments_arrays_is_refused(void **state) {
@@ -791,6 +853,8 @@ int main(void) {
         scene_test(dresidual_that_overlaps_is_refused),
         scene_test(outputs_over_the_layer_s_arrays_are_refused),
         scene_test(folded_outputs_that_overlap_are_refused),
+        scene_test(groups_that_do_not_divide_the_features_are_refused),
+        scene_test(no_activation_is_folded_into_the_next_layer),
         scene_test(data_in_the_moments_arrays_is_refused),
         scene_test(the_same_buffer_at_another_stride_is_refused),
         scene_test(slices_overlap_by_their_elements),
