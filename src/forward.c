@@ -78,15 +78,9 @@ static void use_running(forward_work *work) {
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
     bni_shape shape;
-    if (layer == NULL || batch == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    const bn_status status = bni_check_normalize(layer, batch, x, y, batch->cache, &shape);
+    const bn_status status = bni_check_normalize(layer, batch, x, y, true, &shape);
     if (status != BN_STATUS_OK) {
         return status;
-    }
-    if (layer->internal.options.inference_only) {
-        return BN_STATUS_BAD_STATE;
     }
     const bool update =
         !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;

@@ -2,8 +2,11 @@
 #include "normalize.h"
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, const void *cache, bni_shape *shape) {
+                              const void *y, bool trains, bni_shape *shape) {
     const bn_status status = bni_check_batch(layer, batch, shape);
+    if (status == BN_STATUS_OK && trains && layer->internal.options.inference_only) {
+        return BN_STATUS_BAD_STATE;
+    }
     if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }
@@ -11,11 +14,12 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
         return BN_STATUS_NULL_POINTER;
     }
     enum { X, RESIDUAL, WEIGHTS, Y, CACHE, REGIONS };
-    const bni_region regions[REGIONS] = {[X] = bni_region_of_x(shape, x),
-                                         [RESIDUAL] = bni_region_of_y(shape, batch->residual),
-                                         [WEIGHTS] = bni_region_of_weights(shape),
-                                         [Y] = bni_region_of_y(shape, y),
-                                         [CACHE] = bni_region_of_cache(layer, cache)};
+    const bni_region regions[REGIONS] = {
+        [X] = bni_region_of_x(shape, x),
+        [RESIDUAL] = bni_region_of_y(shape, batch->residual),
+        [WEIGHTS] = bni_region_of_weights(shape),
+        [Y] = bni_region_of_y(shape, y),
+        [CACHE] = bni_region_of_cache(layer, trains ? batch->cache : NULL)};
     const unsigned same[REGIONS] = {
         [X] = 1u << RESIDUAL | 1u << WEIGHTS | 1u << Y, [RESIDUAL] = 1u << WEIGHTS};
     return bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)

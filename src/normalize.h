@@ -5,10 +5,9 @@
 #include "layer.h"
 #include "plan.h"
 
-/* All that both check. An empty batch passes whatever x and y are. cache: NULL, or what is written
- * beside y. */
+/* All that both check. An empty batch passes whatever x and y are. Training writes a cache too. */
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, const void *cache, bni_shape *shape);
+                              const void *y, bool trains, bni_shape *shape);
 
 /* What turns x into y, a value a feature, from a group's first on. */
 typedef struct bni_feature_coef {
