@@ -40,13 +40,14 @@
  *   rows is nobody's, so that slices of one wide buffer do not overlap. No alignment is asked for.
  * - Threads. Two calls that change a layer (all that take it without const) must not run at the
  *   same time, nor one of them with any other call on the same layer. Calls that take it const may
- *   run in any number at once. Calls on different layers are independent. All this holds for
- *   bn_moments too. The threads that a call starts are OpenMP's, whose runtime ends the process
- *   where it cannot start one, and does not survive a fork() in the child: num_threads = 1 never
- *   enters it.
- * - Allocation. Only bn_layer_init, bn_layer_init_with and bn_moments_init allocate; OpenMP's runtime has memory of its
- *   own for its threads. A call uses at most 32 KiB of stack, beside what OpenMP's runtime takes of
- *   the caller's where threads share the work.
+ *   run in any number at once. Calls on different layers are independent, unless these share memory
+ *   of the caller's (see bn_memory). All this holds for bn_moments too. The threads that a call
+ *   starts are OpenMP's, a team for each thread that calls. Its runtime ends the process where it
+ *   cannot start one, and GCC's does not survive a fork() in the child: num_threads = 1 never enters
+ *   it.
+ * - Allocation. Only bn_layer_init, bn_layer_init_with and bn_moments_init allocate; OpenMP's
+ *   runtime has memory of its own for its threads. A call uses at most 32 KiB of stack, beside what
+ *   OpenMP's runtime takes of the caller's where threads share the work.
  * - Floating-point environment. It is the caller's, in all threads that work on a call: rounding
  *   mode, flush to zero, traps; and what they raise, the caller has raised. No call raises
  *   FE_INVALID, FE_DIVBYZERO or FE_OVERFLOW where its data does not: a NaN that is quiet stays so.
@@ -216,7 +217,9 @@ typedef struct bn_layer {
  * (N x H x W x C) is n = N*H*W rows with spatial 1. */
 typedef struct bn_batch {
     size_t n;                   /* samples: the rows of an N x D buffer */
-    size_t spatial;             /* S, positions a feature; 0 or 1: an N x D buffer */
+    size_t spatial;             /* S, positions a feature; 0 or 1: an N x D buffer. As 0 is one
+                                   position, and not none, a tensor with no positions (H or W is 0)
+                                   must come as n = 0 */
     size_t x_stride;            /* elements from one sample to the next in x and dx; 0: D*S */
     size_t y_stride;            /* the same in y, dy, residual and dresidual; 0: D*S */
     bn_dtype dtype;             /* of x, y, dy, dx, residual, dresidual */
@@ -366,11 +369,14 @@ BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, flo
  *                           its mean add up to more than 2^252; y is written */
 BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x, float *y);
 
-/* Differentiates the layer's last forward, whichever x that had (one whose x is given here but was not
- * the last wants a cache of its own: bn_batch.cache): writes dx, and dgamma and dbeta where they are learned
- * (formulas on top). It knows whether that forward was a training or a frozen one; after a frozen
- * one dx = gamma * invstd * g. gamma must be what forward saw; with ReLU and no residual beta too,
- * as act' is then rebuilt from x and the parameters. Backward may be called again.
+/* Differentiates the layer's last forward: writes dx, and dgamma and dbeta where they are learned
+ * (formulas on top). x must be what that forward had. Where another forward came between, which
+ * takes the place of the first in the layer's own cache, one of another n is BN_STATUS_BAD_STATE
+ * here, but one of the same n goes unnoticed and makes the gradients wrong: such forwards want
+ * caches of their own (bn_batch.cache). It knows whether that forward was a training or a frozen
+ * one; after a frozen one dx = gamma * invstd * g. gamma must be what forward saw; with ReLU and no
+ * residual beta too, as act' is then rebuilt from x and the parameters. Backward may be called
+ * again.
  *
  * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.
  *
