@@ -13,7 +13,7 @@ typedef struct backward_work {
     bni_buffers data;
     bni_scratch scratch;
     bni_cache cache;
-    bni_mask mask;
+    bni_activation act;
     bool constant; /* the forward before was frozen: mean and invstd are constants */
 } backward_work;
 
@@ -75,7 +75,7 @@ static bni_coef group_coef(const backward_work *work, const bni_cut *cut, size_t
                            float (*columns)[BNI_PANEL]) {
     const bni_scratch *scratch = &work->scratch;
     const size_t first = bni_group_first(cut, group);
-    const bool affine = !sums || work->mask == BNI_MASK_X;
+    const bool affine = !sums || bni_rebuilds(work->act);
     const bool slope = !sums && !work->constant;
     const float *of[5] = {work->cache.mean + first, affine ? scratch->scale + first : NULL,
                           affine ? scratch->shift + first : NULL,
@@ -99,7 +99,7 @@ static void sum_sheets(const backward_work *work, bni_task task, const bni_coef 
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_sums(&sheet, coef, work->mask, s1, s2);
+        kernels->data.grad_sums(&sheet, coef, work->act, s1, s2);
     }
     kernels->features.fold(s1, cut->outer, features, cut->inner);
     kernels->features.fold(s2, cut->outer, features, cut->inner);
@@ -116,7 +116,7 @@ static void gradients_exactly(const backward_work *work, bni_task task, const bn
     bni_feature of = {work->cut, &work->data, task, 0};
     for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
         if (!gradients_held(work, &s1[of.place], &s2[of.place], 1)) {
-            bni_exact_gradients(&of, coef, work->mask, &s1[of.place], &s2[of.place]);
+            bni_exact_gradients(&of, coef, work->act, &s1[of.place], &s2[of.place]);
         }
     }
 }
@@ -168,7 +168,7 @@ static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task 
     bni_walk walk = bni_walk_begin(cut, &work->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_input(&sheet, &coef, work->mask);
+        kernels->data.grad_input(&sheet, &coef, work->act);
     }
 }
 
@@ -230,7 +230,6 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
         return BN_STATUS_OK;
     }
 
-    const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
     const bni_scratch scratch = bni_scratch_of(layer);
     const bni_cache cache = bni_cache_of(layer, batch->cache);
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
@@ -240,10 +239,9 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
         .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
         .scratch = scratch,
         .cache = cache,
-        .mask = !relu                   ? BNI_MASK_NONE
-                : needs_y(layer, batch) ? BNI_MASK_Y
-                                        : BNI_MASK_X,
+        .act = bni_layer_activation(layer),
         .constant = before.kind == BNI_FORWARD_FROZEN};
+    work.act.by_y = needs_y(layer, batch);
     bni_layer_affine_part(layer, &cache, 0, features, scratch.scale, scratch.shift);
     bool finite = differentiate(&work);
     if (batch->accumulate_grads) {

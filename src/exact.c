@@ -90,39 +90,51 @@ void bni_exact_moments(const bni_feature *feature, double *mean, double *m2) {
 
 typedef struct exact_gradients {
     float center, scale, shift;
-    bni_mask mask;
+    bni_activation act;
     double one, two;
 } exact_gradients;
 
-/* By the same z as in forward, or one of its sign. */
-static bool passes(const exact_gradients *g, element of, float x) {
-    switch (g->mask) {
-    case BNI_MASK_X:
-        return bni_is_positive(
-            (float)((double)(x - g->center) * (double)g->scale + (double)g->shift));
-    case BNI_MASK_Y:
-        return bni_is_positive(value_of(of.sheet->at.y, of.y));
+/* Forward's y, or the same z as in forward: of its sign always, but what rounds to max where z is
+ * rounded twice may be its neighbour. */
+static float place_of(const exact_gradients *g, element of, float x) {
+    return g->act.by_y ? value_of(of.sheet->at.y, of.y)
+                       : (float)((double)(x - g->center) * (double)g->scale + (double)g->shift);
+}
+
+/* The g of the kernels, rounded as theirs. */
+static float gradient_of(const exact_gradients *g, element of, float x) {
+    const float dy = value_of(of.sheet->at.dy, of.y);
+    if (g->act.curve == BNI_LINEAR) {
+        return dy;
+    }
+    const float z = place_of(g, of, x);
+    const bool positive = bni_is_positive(z);
+    switch (g->act.curve) {
+    case BNI_LEAKY:
+        return (positive ? 1.0f : g->act.slope) * dy;
+    case BNI_CLIP:
+        return positive && bni_float_bits(z) < bni_float_bits(g->act.max) ? dy : 0.0f;
     default:
-        return true;
+        return positive ? dy : 0.0f;
     }
 }
 
 static void add_gradient(void *sums, element of) {
     exact_gradients *s = sums;
     const float x = value_of(of.sheet->at.x, of.x);
-    const double g = passes(s, of, x) ? (double)value_of(of.sheet->at.dy, of.y) : 0.0;
+    const double g = (double)gradient_of(s, of, x);
     s->one += g;
     if (g != 0.0 || of.weight != 0.0) {
         s->two += g * ((double)x - (double)s->center);
     }
 }
 
-void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_mask mask,
+void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_activation act,
                          double *s1, double *s2) {
     const bni_cut *cut = feature->cut;
     const size_t column = feature->place * cut->inner;
-    exact_gradients g = {.center = bni_load_float(coef->center + column), .mask = mask};
-    if (mask == BNI_MASK_X) {
+    exact_gradients g = {.center = bni_load_float(coef->center + column), .act = act};
+    if (bni_rebuilds(act)) {
         g.scale = coef->scale[column];
         g.shift = coef->shift[column];
     }

@@ -23,7 +23,7 @@ typedef struct bni_feature {
 void bni_exact_moments(const bni_feature *feature, double *mean, double *m2);
 
 /* The sums that grad_sums forms; coef as in the kernels, of the group's columns. */
-void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_mask mask,
+void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_activation act,
                          double *s1, double *s2);
 
 /* Sums in runs are tried first. Where they did not hold, what they raised meanwhile is taken back:

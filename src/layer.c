@@ -19,6 +19,8 @@ bn_options bn_options_default(void) {
                         .biased_running_var = false,
                         .activation = BN_ACTIVATION_NONE,
                         .num_threads = 0,
+                        .activation_slope = 0.01f,
+                        .activation_max = 6.0f,
                         .inference_only = false};
 }
 
@@ -27,13 +29,26 @@ bool bni_momentum_good(float momentum) {
            ((momentum >= 0.0f && momentum <= 1.0f) || momentum == BN_MOMENTUM_CUMULATIVE);
 }
 
+/* What it does not use may be anything, as in options that were written by hand. */
+static bool activation_good(const bn_options *options) {
+    switch (options->activation) {
+    case BN_ACTIVATION_NONE:
+    case BN_ACTIVATION_RELU:
+        return true;
+    case BN_ACTIVATION_LEAKY_RELU:
+        return bni_not_negative(options->activation_slope);
+    case BN_ACTIVATION_CLIP:
+        return bni_finite(options->activation_max) && bni_is_positive(options->activation_max);
+    }
+    return false;
+}
+
 bool bni_options_good(const bn_options *options) {
     return bni_not_negative(options->eps) &&
            (!options->track_running || options->inference_only ||
             bni_momentum_good(options->momentum)) &&
            bni_finite(options->gamma_init) && bni_finite(options->beta_init) &&
-           options->num_threads >= 0 &&
-           (options->activation == BN_ACTIVATION_NONE || options->activation == BN_ACTIVATION_RELU);
+           options->num_threads >= 0 && activation_good(options);
 }
 
 bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shape *shape) {
@@ -59,6 +74,25 @@ void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t
     layer->internal.kernels->features.affine(
         cache, layer->gamma == NULL ? NULL : layer->gamma + first,
         layer->beta == NULL ? NULL : layer->beta + first, features, scale, shift);
+}
+
+bni_activation bni_layer_activation(const bn_layer *layer) {
+    const bn_options *options = &layer->internal.options;
+    bni_activation act = {.slope = options->activation_slope, .max = options->activation_max};
+    switch (options->activation) {
+    case BN_ACTIVATION_LEAKY_RELU:
+        act.curve = act.slope > 0.0f ? BNI_LEAKY : BNI_RELU;
+        break;
+    case BN_ACTIVATION_RELU:
+        act.curve = BNI_RELU;
+        break;
+    case BN_ACTIVATION_CLIP:
+        act.curve = BNI_CLIP;
+        break;
+    default:
+        act.curve = BNI_LINEAR;
+    }
+    return act;
 }
 
 /* ---- Init and free -------------------------------------------------------------------------- */

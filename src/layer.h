@@ -14,6 +14,9 @@ static inline bool bni_layer_ready(const bn_layer *layer) {
 void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t first,
                            size_t features, float *scale, float *shift);
 
+/* Its activation, as init read it. A slope of 0 is ReLU. */
+bni_activation bni_layer_activation(const bn_layer *layer);
+
 /* Whether options are what they may be. */
 bool bni_options_good(const bn_options *options);
 

@@ -31,7 +31,7 @@ void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buf
                         bni_pass pass, bni_task task, bni_feature_coef of) {
     _Alignas(BNI_LINE) float center[BNI_PANEL], scale[BNI_PANEL], shift[BNI_PANEL];
     const bn_kernels *kernels = layer->internal.kernels;
-    const bool relu = layer->internal.options.activation == BN_ACTIVATION_RELU;
+    const bni_activation act = bni_layer_activation(layer);
     const size_t features = bni_group_size(cut, task.group);
     const bni_coef coef = {.center = bni_expand(cut, features, of.center, center),
                            .scale = bni_expand(cut, features, of.scale, scale),
@@ -39,6 +39,6 @@ void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buf
     bni_walk walk = bni_walk_begin(cut, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.normalize(&sheet, &coef, relu);
+        kernels->data.normalize(&sheet, &coef, act);
     }
 }

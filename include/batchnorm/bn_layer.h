@@ -22,6 +22,8 @@
  *     dx[i,d]   = gamma[d] * invstd[d] * (g[i,d] - w[i]/W * (dbeta[d] + xhat[i,d] * dgamma[d]))
  *     dresidual = g
  *
+ * with act and its derivative act' as bn_activation names them, and
+ *
  *     running_mean = momentum * running_mean + (1 - momentum) * mean
  *     running_var  = momentum * running_var  + (1 - momentum) * var * W/(W-1)
  *
@@ -101,10 +103,15 @@ typedef enum bn_status {
     BN_STATUS_BAD_FORMAT      /* a file's content is not what it should be */
 } bn_status;
 
-/* What follows the scale and shift (and the residual, where there is one). */
+/* What follows the scale and shift (and the residual, where there is one). NaN stays NaN in all of
+ * them. Where act' is 0, g is 0 whatever dy is. */
 typedef enum bn_activation {
-    BN_ACTIVATION_NONE = 0, /* act(z) = z */
-    BN_ACTIVATION_RELU      /* act(z) = max(z, 0); act'(z) = 1 where z > 0, else 0; NaN stays NaN */
+    BN_ACTIVATION_NONE = 0,   /* act(z) = z */
+    BN_ACTIVATION_RELU,       /* act(z) = max(z, 0); act'(z) = 1 where z > 0, else 0 */
+    BN_ACTIVATION_LEAKY_RELU, /* act(z) = z where z > 0, else slope * z; act'(z) = 1 where z > 0,
+                                 else slope: activation_slope. PyTorch's is 0.01, Darknet's 0.1 */
+    BN_ACTIVATION_CLIP        /* act(z) = min(max(z, 0), max); act'(z) = 1 where 0 < z < max, else
+                                 0. max is activation_max; ReLU6's is 6 */
 } bn_activation;
 
 /* The element type of x, y, dy, dx, residual and dresidual. */
@@ -139,6 +146,10 @@ typedef struct bn_options {
     int num_threads;          /* 0: as many as there are; 1: none but the caller's; < 0 is
                                  BN_STATUS_BAD_OPTION. May be lowered between calls, to 1 in a child
                                  that was forked; never above what init saw [0] */
+    float activation_slope;   /* of BN_ACTIVATION_LEAKY_RELU, where alone it is looked at; >= 0 and
+                                 finite; 0 gives BN_ACTIVATION_RELU's bits [0.01] */
+    float activation_max;     /* of BN_ACTIVATION_CLIP, where alone it is looked at; > 0 and
+                                 finite [6] */
     bool inference_only;      /* no gradients, cache or scratch: forward and backward are
                                  BN_STATUS_BAD_STATE [false] */
 } bn_options;
@@ -374,8 +385,8 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * takes the place of the first in the layer's own cache, one of another n is BN_STATUS_BAD_STATE
  * here, but one of the same n goes unnoticed and makes the gradients wrong: such forwards want
  * caches of their own (bn_batch.cache). It knows whether that forward was a training or a frozen
- * one; after a frozen one dx = gamma * invstd * g. gamma must be what forward saw; with ReLU and no
- * residual beta too, as act' is then rebuilt from x and the parameters. Backward may be called
+ * one; after a frozen one dx = gamma * invstd * g. gamma must be what forward saw; with an activation
+ * and no residual beta too, as act' is then rebuilt from x and the parameters. Backward may be called
  * again.
  *
  * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.

@@ -36,7 +36,7 @@
 typedef struct bni_buffers {
     const void *x;
     const void *residual; /* NULL: none */
-    const void *y;        /* gradients, with BNI_MASK_Y: forward's y */
+    const void *y;        /* gradients by y: forward's */
     const void *dy;
     void *out; /* normalize: y */
     void *dx;
@@ -129,29 +129,44 @@ static inline float bni_weight(const bni_form *form, size_t row) {
  * x - center is exact wherever x is near the mean, however far both are from zero. */
 typedef struct bni_coef {
     const float *center;
-    const float *scale, *shift;  /* grad_sums looks at them only with BNI_MASK_X */
+    const float *scale, *shift;  /* grad_sums looks at them only to rebuild z */
     const float *slope, *offset; /* NULL: constant statistics, dx = scale * g */
 } bni_coef;
 
-/* Where the derivative of the activation comes from. */
-typedef enum bni_mask {
-    BNI_MASK_NONE, /* no activation: g = dy */
-    BNI_MASK_X,    /* g = dy where fma(x - center, scale, shift) > 0, rebuilt to forward's bit */
-    BNI_MASK_Y     /* g = dy where y > 0 */
-} bni_mask;
+/* The activation: act(z), where NaN stays NaN, and g = dy * act'(z). Those behind BNI_RELU have no
+ * loops of their own: they share one. */
+typedef enum bni_curve {
+    BNI_LINEAR,
+    BNI_RELU,  /* z where z > 0, else 0;          g = dy where z > 0, else 0 */
+    BNI_LEAKY, /* z where z > 0, else slope * z;  g = dy where z > 0, else slope * dy */
+    BNI_CLIP   /* min(max(z, 0), max);            g = dy where 0 < z < max, else 0 */
+} bni_curve;
+
+typedef struct bni_activation {
+    bni_curve curve;
+    /* Gradients: forward's y stands for z, as both are above 0 and both below max. Else z is
+     * fma(x - center, scale, shift), rebuilt to forward's bit. */
+    bool by_y;
+    float slope, max; /* where the curve has one: > 0 and finite */
+} bni_activation;
+
+/* Whether gradients rebuild z from x. */
+static inline bool bni_rebuilds(bni_activation act) {
+    return act.curve != BNI_LINEAR && !act.by_y;
+}
 
 typedef struct bni_data_kernels {
     /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2: in float over the
      * runs of a sheet, each of which is then added in double. A row of weight 0 is not read. */
     void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);
 
-    void (*normalize)(const bni_sheet *sheet, const bni_coef *coef, bool relu);
+    void (*normalize)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act);
 
     /* s1[c] += sum of g, s2[c] += sum of g * (x - center[c]), in runs likewise. */
-    void (*grad_sums)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
+    void (*grad_sums)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act, double *s1,
                       double *s2);
 
-    void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask);
+    void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act);
 } bni_data_kernels;
 
 #endif

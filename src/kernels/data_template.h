@@ -235,18 +235,40 @@ BNI_INLINE const float *dy_at(const bni_sheet *sheet, size_t offset) {
     return (const float *)sheet->at.dy + offset;
 }
 
-/* g = dy * act'(.); d is x - center, which only BNI_MASK_X looks at. */
+/* The activations that have loops of their own, as constants. */
+static const bni_activation linear = {.curve = BNI_LINEAR};
+static const bni_activation relu = {.curve = BNI_RELU},
+                            relu_by_y = {.curve = BNI_RELU, .by_y = true};
+
+BNI_INLINE vf activate(vf z, const bni_activation act) {
+    switch (act.curve) {
+    case BNI_RELU:
+        return vf_relu(z);
+    case BNI_LEAKY:
+        return vf_leaky(z, vf_set1(act.slope), z);
+    case BNI_CLIP:
+        return vf_clip(z, vf_set1(act.max));
+    default:
+        return z;
+    }
+}
+
+/* g = dy * act'(z); d is x - center, which is looked at only to rebuild z. */
 BNI_INLINE vf gradient_at(const bni_buffers *of, size_t at, size_t lanes, vf d, vf scale, vf shift,
-                          const bni_mask mask) {
+                          const bni_activation act) {
     const vf zero = vf_set1(0.0f);
     const vf dy = load((const float *)of->dy + at, lanes, zero);
-    switch (mask) {
-    case BNI_MASK_X:
-        return vf_where_positive(vf_fma(d, scale, shift), dy);
-    case BNI_MASK_Y:
-        return vf_where_positive(load((const float *)of->y + at, lanes, zero), dy);
-    default:
+    if (act.curve == BNI_LINEAR) {
         return dy;
+    }
+    const vf z = act.by_y ? load((const float *)of->y + at, lanes, zero) : vf_fma(d, scale, shift);
+    switch (act.curve) {
+    case BNI_LEAKY:
+        return vf_leaky(z, vf_set1(act.slope), dy);
+    case BNI_CLIP:
+        return vf_where_between(z, vf_set1(act.max), dy);
+    default:
+        return vf_where_positive(z, dy);
     }
 }
 
@@ -261,7 +283,8 @@ BNI_INLINE bool is_left_out(const bni_form *form, size_t row) {
  * is the pivot and v = w * d; else v = g. */
 typedef struct terms {
     bool moments, weighted;
-    bni_mask mask;
+    bool plain; /* no weights, and the rest is known: whole runs are unrolled */
+    bni_activation act;
 } terms;
 
 /* The sums, or the coefficients, of a line's columns. */
@@ -282,7 +305,7 @@ typedef struct lines {
 /* c: the first column, or the plane. */
 BNI_INLINE line_coef load_line(const bni_coef *coef, size_t c, const size_t vectors, size_t lanes,
                                const bool plane, const terms of) {
-    const bool rebuilds = !of.moments && of.mask == BNI_MASK_X;
+    const bool rebuilds = !of.moments && bni_rebuilds(of.act);
     const vf zero = vf_set1(0.0f);
     line_coef line;
     BNI_EACH_VECTOR(v) {
@@ -330,7 +353,7 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
         const vf center = coef->center[v];
         vf d = vf_sub(load(x_at(sheet, x), lanes, center), center);
         const vf value = !of.moments ? gradient_at(&sheet->at, y, lanes, d, coef->scale[v],
-                                                   coef->shift[v], of.mask)
+                                                   coef->shift[v], of.act)
                          : weighs    ? vf_mul(weight, d)
                                      : d;
         if (left_out) { /* where its gradient is 0 it adds nothing */
@@ -374,7 +397,7 @@ BNI_INLINE void part_run(const bni_sheet *sheet, lines at, size_t count, const s
     add_lines(run, &quad, vectors);
 }
 
-/* Without weights, whole runs are unrolled. */
+/* At most a run, in the way that is known for it. */
 BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
                          size_t columns, size_t last, const line_coef *coef, const terms of,
                          line_sums *run) {
@@ -383,8 +406,7 @@ BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const s
         fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead,
                     sheet->hints.past_l2);
     }
-    if (BNI_VARIANTS && !of.weighted && vectors >= LINE && count == BNI_RUN &&
-        last == vectors * BNI_LANES) {
+    if (of.plain && vectors >= LINE && count == BNI_RUN && last == vectors * BNI_LANES) {
         whole_run(sheet, at, vectors, coef, of, run);
     } else {
         part_run(sheet, at, count, vectors, columns, last, coef, of, run);
@@ -487,30 +509,24 @@ static void moments(const bni_sheet *sheet, const float *pivot, double *s1, doub
     bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
     if (BNI_VARIANTS && !weighted) {
-        sums_of(sheet, &coef, s1, s2, (terms){.moments = true});
+        sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .plain = true});
     } else {
         sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .weighted = weighted});
     }
 }
 
-static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, double *s1,
+static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_activation act, double *s1,
                       double *s2) {
     bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
-    if (!BNI_VARIANTS || weighted) {
-        sums_of(sheet, coef, s1, s2, (terms){.weighted = weighted, .mask = mask});
-        return;
-    }
-    switch (mask) {
-    case BNI_MASK_X:
-        sums_of(sheet, coef, s1, s2, (terms){.mask = BNI_MASK_X});
-        break;
-    case BNI_MASK_Y:
-        sums_of(sheet, coef, s1, s2, (terms){.mask = BNI_MASK_Y});
-        break;
-    default:
-        sums_of(sheet, coef, s1, s2, (terms){.mask = BNI_MASK_NONE});
-        break;
+    if (!BNI_VARIANTS || weighted || act.curve > BNI_RELU) {
+        sums_of(sheet, coef, s1, s2, (terms){.weighted = weighted, .act = act});
+    } else if (act.curve == BNI_LINEAR) {
+        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = linear});
+    } else if (act.by_y) {
+        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = relu_by_y});
+    } else {
+        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = relu});
     }
 }
 
@@ -531,19 +547,19 @@ BNI_INLINE vector_affine load_affine(const bni_coef *coef, size_t c, size_t lane
 
 /* add: the residual, where there is one. */
 BNI_INLINE void normalize_vector(const float *x, const float *add, float *y, size_t lanes,
-                                 const vector_affine *by, const bool residual, const bool relu,
-                                 const bool stream) {
+                                 const vector_affine *by, const bool residual,
+                                 const bni_activation act, const bool stream) {
     const vf zero = vf_set1(0.0f);
     vf z = vf_fma(vf_sub(load(x, lanes, zero), by->center), by->scale, by->shift);
     if (residual) {
         z = vf_add(z, load(add, lanes, zero));
     }
-    store(y, lanes, relu ? vf_relu(z) : z, stream);
+    store(y, lanes, activate(z, act), stream);
 }
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
                                size_t lanes, const bool stream, const bni_coef *coef,
-                               const bool residual, const bool relu) {
+                               const bool residual, const bni_activation act) {
     const bni_form *form = &sheet->form;
     const size_t first = rows.begin * form->y_stride + c;
     const float *x = x_at(sheet, rows.begin * form->x_stride + c);
@@ -555,7 +571,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
         fetch_row(x, NULL, y, vectors, lanes, &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
             normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
-                             y + v * BNI_LANES, lanes, &by[v], residual, relu, stream);
+                             y + v * BNI_LANES, lanes, &by[v], residual, act, stream);
         }
         x += form->x_stride;
         y += form->y_stride;
@@ -566,7 +582,7 @@ BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, cons
 BNI_INLINE void normalize_vectors(const bni_sheet *sheet, size_t at, const size_t vectors,
                                   size_t lanes, const bool stream, const bni_coef *coef,
                                   size_t plane, const vector_affine *whole, const bool residual,
-                                  const bool relu) {
+                                  const bni_activation act) {
     const vector_affine by = lanes == BNI_LANES ? *whole : load_affine(coef, plane, lanes, true);
     const float *x = x_at(sheet, at);
     const float *add = residual ? (const float *)sheet->at.residual + at : NULL;
@@ -574,49 +590,48 @@ BNI_INLINE void normalize_vectors(const bni_sheet *sheet, size_t at, const size_
     fetch_row(x, NULL, y, vectors, BNI_LANES, &sheet->hints, stream);
     BNI_EACH_VECTOR(v) {
         normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
-                         y + v * BNI_LANES, lanes, &by, residual, relu, stream);
+                         y + v * BNI_LANES, lanes, &by, residual, act, stream);
     }
 }
 
 BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
-                                 const bool relu) {
+                                 const bni_activation act) {
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.out, at);
         const vector_affine by = load_affine(coef, p, BNI_LANES, true);
-        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, residual, relu);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, residual, act);
         BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
-                        p, &by, residual, relu);
+                        p, &by, residual, act);
     }
 }
 
 BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
-                                const bool relu) {
+                                const bni_activation act) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
     if (own.form.plane_stride != 0) {
-        normalize_planes(&own, &values, residual, relu);
+        normalize_planes(&own, &values, residual, act);
     } else {
-        BNI_WRITE_ROWS(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual,
-                       relu);
+        BNI_WRITE_ROWS(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual, act);
     }
 }
 
-static void normalize(const bni_sheet *sheet, const bni_coef *coef, bool relu) {
+static void normalize(const bni_sheet *sheet, const bni_coef *coef, bni_activation act) {
     bni_check_sheet(sheet, SIZE_MAX);
-    if (!BNI_VARIANTS) {
-        normalize_sheet(sheet, coef, sheet->at.residual != NULL, relu);
+    if (!BNI_VARIANTS || act.curve > BNI_RELU) {
+        normalize_sheet(sheet, coef, sheet->at.residual != NULL, act);
     } else if (sheet->at.residual == NULL) {
-        if (relu) {
-            normalize_sheet(sheet, coef, false, true);
+        if (act.curve == BNI_RELU) {
+            normalize_sheet(sheet, coef, false, relu);
         } else {
-            normalize_sheet(sheet, coef, false, false);
+            normalize_sheet(sheet, coef, false, linear);
         }
     } else {
-        if (relu) {
-            normalize_sheet(sheet, coef, true, true);
+        if (act.curve == BNI_RELU) {
+            normalize_sheet(sheet, coef, true, relu);
         } else {
-            normalize_sheet(sheet, coef, true, false);
+            normalize_sheet(sheet, coef, true, linear);
         }
     }
 }
@@ -638,23 +653,23 @@ BNI_INLINE vector_coef load_vector_coef(const bni_coef *coef, size_t c, size_t l
                          constant ? zero : load_coef(coef->offset + c, lanes, plane)};
 }
 
-/* How the vectors of a row are gone through. Of constant statistics x is not looked at, but for the
- * mask; nor for the gradient itself in a row of weight 0, which is `direct`. */
+/* How the vectors of a row are gone through. Of constant statistics x is not looked at, but to
+ * rebuild z; nor for the gradient itself in a row of weight 0, which is `direct`. */
 typedef struct row_way {
     bool looks_at_x, direct;
     vf weight;
 } row_way;
 
 BNI_INLINE row_way way_of_row(const bni_form *form, size_t row, bool constant,
-                              const bni_mask mask) {
+                              const bni_activation act) {
     const float weight = form->weight == NULL ? 1.0f : bni_weight(form, row);
-    return (row_way){!constant || mask == BNI_MASK_X, constant || weight == 0.0f, vf_set1(weight)};
+    return (row_way){!constant || bni_rebuilds(act), constant || weight == 0.0f, vf_set1(weight)};
 }
 
-/* What is known of a call before: the mask, and whether there are neither weights nor constant
+/* What is known of a call before: the activation, and whether there are neither weights nor constant
  * statistics nor a gradient of the residual. */
 typedef struct input_kind {
-    bni_mask mask;
+    bni_activation act;
     bool plain;
 } input_kind;
 
@@ -664,7 +679,7 @@ BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out,
     const vf center = by->affine.center, scale = by->affine.scale;
     const bool looks_at_x = kind.plain || way->looks_at_x;
     const vf d = looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
-    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.mask);
+    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.act);
     if (!kind.plain && sheet->at.dresidual != NULL) {
         store((float *)sheet->at.dresidual + out, lanes, g, false);
     }
@@ -684,7 +699,7 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes, false);
     for (size_t r = rows.begin; r < rows.end; r++) {
         const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
-        const row_way way = way_of_row(form, r, coef->slope == NULL, kind.mask);
+        const row_way way = way_of_row(form, r, coef->slope == NULL, kind.act);
         fetch_row(x_at(sheet, in), dy_at(sheet, out), (float *)sheet->at.dx + in, vectors, lanes,
                   &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
@@ -709,7 +724,7 @@ BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size
 
 BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
                                   const input_kind kind) {
-    const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, kind.mask);
+    const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, kind.act);
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at);
@@ -731,24 +746,18 @@ BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
     }
 }
 
-static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask) {
+static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_activation act) {
     bni_check_sheet(sheet, SIZE_MAX);
     const bool plain =
         sheet->form.weight == NULL && coef->slope != NULL && sheet->at.dresidual == NULL;
-    if (!BNI_VARIANTS || !plain) {
-        grad_input_sheet(sheet, coef, (input_kind){mask, false});
-        return;
-    }
-    switch (mask) {
-    case BNI_MASK_X:
-        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_X, true});
-        break;
-    case BNI_MASK_Y:
-        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_Y, true});
-        break;
-    default:
-        grad_input_sheet(sheet, coef, (input_kind){BNI_MASK_NONE, true});
-        break;
+    if (!BNI_VARIANTS || !plain || act.curve > BNI_RELU) {
+        grad_input_sheet(sheet, coef, (input_kind){act, false});
+    } else if (act.curve == BNI_LINEAR) {
+        grad_input_sheet(sheet, coef, (input_kind){linear, true});
+    } else if (act.by_y) {
+        grad_input_sheet(sheet, coef, (input_kind){relu_by_y, true});
+    } else {
+        grad_input_sheet(sheet, coef, (input_kind){relu, true});
     }
 }
 

@@ -89,6 +89,19 @@ static inline vf vf_where_positive(vf z, vf a) {
     return _mm256_and_ps(_mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_GT_OQ), a);
 }
 
+static inline vf vf_clip(vf a, vf max) {
+    return _mm256_blendv_ps(vf_relu(a), max, _mm256_cmp_ps(a, max, _CMP_GT_OQ));
+}
+
+static inline vf vf_where_between(vf z, vf max, vf a) {
+    return _mm256_and_ps(_mm256_cmp_ps(z, max, _CMP_LT_OQ), vf_where_positive(z, a));
+}
+
+static inline vf vf_leaky(vf z, vf slope, vf a) {
+    const vf positive = _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_GT_OQ);
+    return _mm256_mul_ps(a, _mm256_blendv_ps(slope, _mm256_set1_ps(1.0f), positive));
+}
+
 static inline vf vf_where_zero(vf z, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_EQ_OQ));
 }

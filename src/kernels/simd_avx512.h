@@ -71,6 +71,19 @@ static inline vf vf_where_positive(vf z, vf a) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_GT_OQ), a);
 }
 
+static inline vf vf_clip(vf a, vf max) {
+    return _mm512_mask_mov_ps(vf_relu(a), _mm512_cmp_ps_mask(a, max, _CMP_GT_OQ), max);
+}
+
+static inline vf vf_where_between(vf z, vf max, vf a) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(z, max, _CMP_LT_OQ), vf_where_positive(z, a));
+}
+
+static inline vf vf_leaky(vf z, vf slope, vf a) {
+    const __mmask16 positive = _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_GT_OQ);
+    return _mm512_mul_ps(a, _mm512_mask_mov_ps(slope, positive, _mm512_set1_ps(1.0f)));
+}
+
 static inline vf vf_where_zero(vf z, vf a, vf b) {
     return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_EQ_OQ), a);
 }

@@ -93,7 +93,7 @@ static inline vf vf_mul(vf a, vf b) {
 }
 
 /* max(a, 0); NaN stays NaN. By the bits, as in bits.h: no NaN raises FE_INVALID in this one or the
- * next two. */
+ * next five. */
 static inline vf vf_relu(vf a) {
     const vf_bits bits = (vf_bits)a;
     return (vf)(bits & ~(vf_bits)(bits - 0x80000001u < BNI_INF_BITS));
@@ -102,6 +102,23 @@ static inline vf vf_relu(vf a) {
 /* a where z > 0, else 0. */
 static inline vf vf_where_positive(vf z, vf a) {
     return (vf)((vf_bits)a & (vf_bits)((vf_bits)z - 1u < BNI_INF_BITS));
+}
+
+/* min(max(a, 0), max), with vf_relu's 0; NaN stays NaN. max > 0 and finite, here and below. */
+static inline vf vf_clip(vf a, vf max) {
+    const vf_bits above = (vf_bits)((vf_bits)a - (vf_bits)max - 1u < BNI_INF_BITS - (vf_bits)max);
+    return (vf)(((vf_bits)max & above) | ((vf_bits)vf_relu(a) & ~above));
+}
+
+/* a where 0 < z < max, else 0. */
+static inline vf vf_where_between(vf z, vf max, vf a) {
+    return (vf)((vf_bits)a & (vf_bits)((vf_bits)z - 1u < (vf_bits)max - 1u));
+}
+
+/* a where z > 0, else slope * a, which is formed nowhere else: it may overflow. */
+static inline vf vf_leaky(vf z, vf slope, vf a) {
+    const vf_bits positive = (vf_bits)((vf_bits)z - 1u < BNI_INF_BITS);
+    return a * (vf)(((vf_bits)vf_set1(1.0f) & positive) | ((vf_bits)slope & ~positive));
 }
 
 /* a where z is 0, else b. */

@@ -73,11 +73,32 @@ static inline vf vf_relu(vf a) {
     return vmaxq_f32(a, vdupq_n_f32(0.0f));
 }
 
-/* By the bits, as in bits.h: vcgtzq_f32 raises FE_INVALID for NaN. */
+/* 0 < z < end, by the bits as in bits.h: vcgtzq_f32 raises FE_INVALID for NaN. */
+static inline uint32x4_t bits_between(vf z, uint32x4_t end) {
+    const uint32x4_t one = vdupq_n_u32(1);
+    return vcltq_u32(vsubq_u32(vreinterpretq_u32_f32(z), one), vsubq_u32(end, one));
+}
+
+static inline vf vf_where(uint32x4_t lanes, vf a) {
+    return vreinterpretq_f32_u32(vandq_u32(lanes, vreinterpretq_u32_f32(a)));
+}
+
 static inline vf vf_where_positive(vf z, vf a) {
-    const uint32x4_t bits = vsubq_u32(vreinterpretq_u32_f32(z), vdupq_n_u32(1));
-    const uint32x4_t positive = vcltq_u32(bits, vdupq_n_u32(0x7f800000u));
-    return vreinterpretq_f32_u32(vandq_u32(positive, vreinterpretq_u32_f32(a)));
+    return vf_where(bits_between(z, vdupq_n_u32(0x7f800001u)), a);
+}
+
+/* NaN stays NaN: that is what vmin does too. */
+static inline vf vf_clip(vf a, vf max) {
+    return vminq_f32(vf_relu(a), max);
+}
+
+static inline vf vf_where_between(vf z, vf max, vf a) {
+    return vf_where(bits_between(z, vreinterpretq_u32_f32(max)), a);
+}
+
+static inline vf vf_leaky(vf z, vf slope, vf a) {
+    const uint32x4_t positive = bits_between(z, vdupq_n_u32(0x7f800001u));
+    return vmulq_f32(a, vbslq_f32(positive, vdupq_n_f32(1.0f), slope));
 }
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {

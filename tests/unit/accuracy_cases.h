@@ -39,7 +39,7 @@ typedef struct accuracy_case {
     bool weighted;
     double first_weight;
     accuracy_data data;
-    bool relu;
+    bn_activation activation;
     double gradient; /* the spread of dy; 0: 1 */
     float eps; /* 0: the default; else there are no running values, which may be beyond float */
 } accuracy_case;
@@ -129,7 +129,8 @@ static inline ref_errors accuracy_measure(const accuracy_case *c) {
     bn_options options = bn_options_default();
     options.eps = c->eps != 0 ? c->eps : options.eps;
     options.track_running = c->eps == 0;
-    options.activation = c->relu ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    options.activation = c->activation;
+    options.activation_max = 1;
     if (bn_layer_init(&layer, c->num_features, &options) != BN_STATUS_OK) {
         return errors;
     }

@@ -87,5 +87,11 @@ int main(int argc, char **argv) {
         kind &= kind & FROZEN ? ~(unsigned)UNTRACKED : ~0u;
         print_case(shape, kind, 1 + (int)(k % 3));
     }
+    for (size_t k = 0; k < 10 * SMALL_SHAPES; k++) {
+        static const unsigned kinds[] = {0, WITH_WEIGHTS, WITH_RESIDUAL, FROZEN,
+                                         UNTRACKED | WITH_RESIDUAL | WITH_WEIGHTS};
+        const unsigned kind = kinds[k / 2 % 5] | (k % 2 ? WITH_LEAKY : WITH_CLIP);
+        print_case(small_shapes[k / 10], kind, 1 + (int)(k % 3));
+    }
     return 0;
 }

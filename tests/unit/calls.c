@@ -20,6 +20,11 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     if (kind & WITH_RELU) {
         options.activation = BN_ACTIVATION_RELU;
     }
+    if (kind & (WITH_LEAKY | WITH_CLIP)) {
+        options.activation = kind & WITH_LEAKY ? BN_ACTIVATION_LEAKY_RELU : BN_ACTIVATION_CLIP;
+        options.activation_slope = 0.1f;
+        options.activation_max = 0.75f;
+    }
     if (kind & WITH_STRIDES) {
         batch.x_stride = row + 3;
         batch.y_stride = row + 17;

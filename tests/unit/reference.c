@@ -113,6 +113,38 @@ static void batch_statistics(ref_result *r, const bn_batch *batch, const float *
     r->var[d] = moment(r, batch, x, d, 2) / r->weight;
 }
 
+static double activated(const bn_options *options, double z) {
+    switch (options->activation) {
+    case BN_ACTIVATION_RELU:
+        return z <= 0 ? 0.0 : z;
+    case BN_ACTIVATION_LEAKY_RELU:
+        return z <= 0 ? (double)options->activation_slope * z : z;
+    case BN_ACTIVATION_CLIP:
+        return z <= 0 ? 0.0 : z > (double)options->activation_max ? options->activation_max : z;
+    default:
+        return z;
+    }
+}
+
+/* g, a product of two floats: rounded to float it is what float arithmetic gives. */
+static float gradient(const bn_options *options, double y, float dy) {
+    switch (options->activation) {
+    case BN_ACTIVATION_RELU:
+        return y > 0 ? dy : 0;
+    case BN_ACTIVATION_LEAKY_RELU:
+        return y > 0 ? dy : (float)((double)options->activation_slope * (double)dy);
+    case BN_ACTIVATION_CLIP:
+        return y > 0 && y < (double)options->activation_max ? dy : 0;
+    default:
+        return dy;
+    }
+}
+
+double ref_steepest(const bn_options *options) {
+    const bool leaky = options->activation == BN_ACTIVATION_LEAKY_RELU;
+    return leaky ? fmax(1.0, (double)options->activation_slope) : 1.0;
+}
+
 double ref_mean_scale(double mean, double var) {
     return fmax(fabs(mean), sqrt(var));
 }
@@ -162,9 +194,8 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
                 double scaled = gamma_of(layer, d) * xhat(&r, d, x[i * x_stride + at]);
                 double z = scaled + beta + (residual ? (double)residual[i * y_stride + at] : 0.0);
                 double size = layer->frozen ? fmax(fabs(z), fabs(scaled)) : fabs(z);
-                r.y_scale[d] = fmax(r.y_scale[d], size);
-                bool off = layer->options.activation == BN_ACTIVATION_RELU && z <= 0;
-                r.y[plane(&r, i, d) + s] = off ? 0.0 : z;
+                r.y_scale[d] = fmax(r.y_scale[d], size * ref_steepest(&layer->options));
+                r.y[plane(&r, i, d) + s] = activated(&layer->options, z);
             }
         }
     }
@@ -184,15 +215,16 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
         for (size_t i = 0; i < r->n; i++) {
             for (size_t s = 0; s < r->spatial; s++) {
                 size_t at = d * r->spatial + s, to = plane(r, i, d) + s;
-                bool off = layer->options.activation == BN_ACTIVATION_RELU && r->y[to] <= 0;
-                double dy_at = (double)dy[i * y_stride + at], g = off ? 0.0 : dy_at;
+                float dy_at = dy[i * y_stride + at];
+                double g = (double)gradient(&layer->options, r->y[to], dy_at);
+                double size = (double)dy_at * ref_steepest(&layer->options);
                 r->dresidual[to] = g;
                 double term = g * xhat(r, d, x[i * x_stride + at]);
                 sum_add(&dbeta, g);
                 sum_add(&dgamma, term);
                 dbeta_squares += g * g;
                 dgamma_squares += term * term;
-                r->dx_scale[d] = fmax(r->dx_scale[d], fabs(factor * dy_at));
+                r->dx_scale[d] = fmax(r->dx_scale[d], fabs(factor * size));
             }
         }
         r->dbeta[d] = sum_total(dbeta);

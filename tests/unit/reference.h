@@ -78,7 +78,8 @@ size_t ref_y_stride(const bn_batch *batch, size_t num_features);
  *
  *     y           the largest |y| of its feature before the activation: ReLU may leave as little as
  *                 it likes of it. Under running values also the largest |gamma * xhat|, which beta
- *                 may then cancel in a whole feature; a batch's own xhat has both signs
+ *                 may then cancel in a whole feature; a batch's own xhat has both signs. A slope
+ *                 above 1 makes it, and dx's, so many times larger
  *     dx          the largest |gamma * invstd * dy| of its feature
  *     mean        its own value, or the deviation where that is larger: it is in y by the deviation
  *     dgamma      its own value, or the root of the sum of its addends' squares, (g * xhat)^2, where
@@ -107,6 +108,9 @@ ref_errors ref_measure(const ref_result *want, const bn_layer *layer, const bn_b
 
 /* Says whether all errors are within REF_LIMIT and REF_LIMIT_DX, and dresidual exact. */
 bool ref_within_limits(const ref_errors *errors);
+
+/* The largest |act'(z)| that there is, and at least 1. */
+double ref_steepest(const bn_options *options);
 
 /* What a mean is measured by. */
 double ref_mean_scale(double mean, double var);

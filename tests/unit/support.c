@@ -248,11 +248,11 @@ static void check_gaps(const trial *t, const float *output, size_t count, size_t
 }
 
 void trial_describe(const trial *t) {
+    static const char *const names[] = {"", ", ReLU", ", leaky ReLU", ", clip"};
     print_error("n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s:\n", t->batch.n,
                 t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
                 t->layer.options.num_threads, t->batch.sample_weight ? ", weights" : "",
-                t->batch.residual ? ", residual" : "",
-                t->layer.options.activation == BN_ACTIVATION_RELU ? ", ReLU" : "",
+                t->batch.residual ? ", residual" : "", names[t->layer.options.activation],
                 t->layer.frozen ? ", frozen" : "",
                 t->layer.running_mean ? "" : ", no running values");
 }
@@ -270,8 +270,8 @@ static double gamma_of(const trial *t, size_t d) {
 
 /* y, measured feature by feature by the largest |gamma * xhat| + |beta| + |residual|. The largest
  * |y| alone would not do here: of few values all may be small where the terms cancel, or ReLU may
- * have cut off all but a small one. Each term has at most two roundings and each sum one, so that
- * REF_LIMIT holds whatever the data. */
+ * have cut off all but a small one. Each term has at most two roundings, each sum one and a slope one,
+ * so that REF_LIMIT holds whatever the data. */
 static double error_of_y(const trial *t, const ref_result *want) {
     double *scale = ref_doubles(want->num_features);
     for (size_t i = 0; i < want->n; i++) {
@@ -280,7 +280,7 @@ static double error_of_y(const trial *t, const ref_result *want) {
             double terms = fabs(gamma_of(t, d) * xhat_of(t, want, i, k));
             terms += t->layer.beta ? fabs((double)t->layer.beta[d]) : 0.0;
             terms += t->residual ? fabs((double)t->residual[i * y_stride_of(t) + k]) : 0.0;
-            scale[d] = fmax(scale[d], terms);
+            scale[d] = fmax(scale[d], terms * ref_steepest(&t->layer.options));
         }
     }
     double error = ref_error_tensor(want, t->y, y_stride_of(t), want->y, scale);

@@ -96,7 +96,7 @@ static void limits_hold_where_products_are_no_floats(void **state) {
     int count = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t k = 0; k < sizeof spreads / sizeof *spreads; k++) {
-            for (int kind = 0; kind < 3; kind++) {
+            for (int kind = 0; kind < 5; kind++) {
                 accuracy_case c = {.n = shapes[s][0],
                                    .num_features = shapes[s][1],
                                    .spatial = shapes[s][2],
@@ -105,7 +105,7 @@ static void limits_hold_where_products_are_no_floats(void **state) {
                                    .eps = 1e-45f,
                                    .weighted = kind == 1,
                                    .first_weight = 0.5,
-                                   .relu = kind == 2};
+                                   .activation = (bn_activation)(kind < 2 ? 0 : kind - 1)};
                 count += !holds(&c);
             }
         }

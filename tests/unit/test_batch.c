@@ -15,18 +15,20 @@ enum {
     STRIDED = 1 << 1,
     WEIGHTS = 1 << 2,
     RESIDUAL = 1 << 3,
-    RELU = 1 << 4,
-    NO_SCALE = 1 << 5,
-    NO_SHIFT = 1 << 6,
-    FROZEN = 1 << 7,
-    COMBINATIONS = 1 << 8
+    NO_SCALE = 1 << 4,
+    NO_SHIFT = 1 << 5,
+    FROZEN = 1 << 6,
+    RELU = 1 << 7, /* a bn_activation times this */
+    COMBINATIONS = 4 * RELU
 };
 
 static trial combination(unsigned what) {
     const size_t features = 5, spatial = what & SPATIAL ? 6 : 1;
     bn_options options = bn_options_default();
     bn_batch batch = {.n = 7, .spatial = spatial};
-    options.activation = what & RELU ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    options.activation = (bn_activation)(what / RELU);
+    options.activation_slope = 0.1f;
+    options.activation_max = 0.5f;
     options.scale = !(what & NO_SCALE);
     options.shift = !(what & NO_SHIFT);
     if (what & STRIDED) {
@@ -298,19 +300,21 @@ static void weights_count_where_nothing_is_tracked(void **state) {
 
 /* ---- Residuals ------------------------------------------------------------------------------- */
 
-/* dresidual is g: dy itself without an activation, and dy where y > 0 with ReLU. */
+/* dresidual is g: dy itself without an activation, and then dy where act' is 1. */
 static void dresidual_is_dy_behind_the_activation(void **state) {
     (void)state;
-    for (unsigned relu = 0; relu <= RELU; relu += RELU) {
-        trial t = combination(RESIDUAL | SPATIAL | relu);
+    for (unsigned act = 0; act < COMBINATIONS; act += RELU) {
+        trial t = combination(RESIDUAL | SPATIAL | act);
+        const bool leaky = act / RELU == BN_ACTIVATION_LEAKY_RELU;
+        const float most = act / RELU == BN_ACTIVATION_CLIP ? 0.5f : INFINITY;
         size_t off = 0;
         trial_run(&t);
         for (size_t k = 0; k < t.y_count; k++) {
-            bool on = !relu || t.y[k] > 0;
+            bool on = act == 0 || (t.y[k] > 0 && t.y[k] < most);
             off += !on;
-            assert_true(t.dresidual[k] == (on ? t.dy[k] : 0.0f));
+            assert_true(t.dresidual[k] == (on ? t.dy[k] : leaky ? 0.1f * t.dy[k] : 0.0f));
         }
-        assert_true(relu ? off > 0 && off < t.y_count : off == 0);
+        assert_true(act != 0 ? off > 0 && off < t.y_count : off == 0);
         trial_free(&t);
     }
 }

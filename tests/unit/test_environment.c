@@ -88,15 +88,18 @@ static void check_calls(rig *r, size_t count) {
         }                                                                                          \
     } while (0)
 
+/* All kinds, and those with activations other than ReLU. */
+enum { ALL_KINDS = 4 * KINDS };
 static bool exists(unsigned kind) {
-    return !(kind & FROZEN) || !(kind & UNTRACKED);
+    const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
+    return (!(kind & FROZEN) || !(kind & UNTRACKED)) && (activation & (activation - 1)) == 0;
 }
 
 /* Every kind that there is, but each of one shape only. */
 static void ordinary_data_raises_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    for (unsigned kind = 0; kind < KINDS; kind++) {
+    for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
         if (exists(kind)) {
             rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
             check_calls(&r, CALLS);
@@ -110,7 +113,7 @@ static void ordinary_data_raises_nothing(void **state) {
 static void features_far_from_zero_raise_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    for (unsigned kind = 0; kind < KINDS; kind++) {
+    for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
         if (!exists(kind)) {
             continue;
         }
@@ -168,9 +171,10 @@ static void old_running_values_without_weight_raise_nothing(void **state) {
 
 /* Sample 1 has weight 0 and no gradient, and quiet NaNs and infinities for x. */
 static void check_masked(unsigned activation) {
-    for (unsigned kind = 0; kind < KINDS; kind++) {
+    for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
         const unsigned all = WITH_WEIGHTS | activation;
-        if (!exists(kind) || (kind & (all | WITH_RELU | WITH_STRIDES)) != all) {
+        if (!exists(kind) ||
+            (kind & (all | WITH_RELU | WITH_LEAKY | WITH_CLIP | WITH_STRIDES)) != all) {
             continue;
         }
         rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
@@ -194,10 +198,12 @@ static void a_masked_sample_raises_nothing(void **state) {
 }
 
 /* But not through every kind of comparison and maximum. */
-static void a_masked_sample_raises_nothing_in_relu(void **state) {
+static void a_masked_sample_raises_nothing_in_activations(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
     check_masked(WITH_RELU);
+    check_masked(WITH_LEAKY);
+    check_masked(WITH_CLIP);
 }
 
 /* Frozen, with gamma = 1, x so far from the mean that dgamma is just within float: dgamma / W *
@@ -227,7 +233,8 @@ static void all_calls_run_with_traps(void **state) {
     skip_unless(exceptions_are_seen());
     for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
         const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
-        static const unsigned kinds[] = {0, EVERYTHING, FROZEN | EVERYTHING, UNTRACKED};
+        static const unsigned kinds[] = {0,         EVERYTHING, FROZEN | EVERYTHING,
+                                         UNTRACKED, WITH_LEAKY, WITH_CLIP | WITH_RESIDUAL};
         for (size_t m = 0; m < COUNT_OF(kinds); m++) {
             rig r = rig_new(shape, kinds[m], 2);
             feclearexcept(FE_ALL_EXCEPT);
@@ -372,6 +379,8 @@ static void threads_compute_in_the_callers_mode(void **state) {
     check_modes(rows, UNTRACKED | EVERYTHING);
     check_modes(planes, EVERYTHING);
     check_modes(planes, FROZEN);
+    check_modes(rows, WITH_LEAKY);
+    check_modes(planes, WITH_CLIP);
 }
 
 /* OpenMP's threads are the whole program's. */
@@ -435,7 +444,7 @@ int main(void) {
         cmocka_unit_test(one_frozen_sample_raises_nothing),
         cmocka_unit_test(old_running_values_without_weight_raise_nothing),
         cmocka_unit_test(a_masked_sample_raises_nothing),
-        cmocka_unit_test(a_masked_sample_raises_nothing_in_relu),
+        cmocka_unit_test(a_masked_sample_raises_nothing_in_activations),
         cmocka_unit_test(what_nobody_asked_for_raises_nothing),
         cmocka_unit_test(threads_compute_in_the_callers_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),

@@ -30,8 +30,12 @@ static void check_same(const rig *got, const rig *want) {
     assert_same_bits(got->t.dy, want->t.dy, want->t.y_count);
 }
 
-static const unsigned kinds[] = {0, EVERYTHING, WITH_RELU | WITH_STRIDES,
-                                 UNTRACKED | WITH_WEIGHTS | NO_SCALE};
+static const unsigned kinds[] = {0,
+                                 EVERYTHING,
+                                 WITH_RELU | WITH_STRIDES,
+                                 UNTRACKED | WITH_WEIGHTS | NO_SCALE,
+                                 WITH_LEAKY,
+                                 WITH_CLIP | WITH_WEIGHTS | WITH_RESIDUAL};
 
 /* (The portable kernels round a fused multiply-add twice, which shows once in 2^29.) */
 static void instructions_change_no_bit(void **state) {

@@ -29,7 +29,8 @@ typedef enum weighting { WEIGHTS_NONE, WEIGHTS_MASK, WEIGHTS_REAL, WEIGHTS_KINDS
 typedef struct config {
     shape shape;
     weighting weights;
-    bool residual, relu, frozen, scale, shift;
+    bool residual, frozen, scale, shift;
+    bn_activation activation;
 } config;
 
 typedef struct world {
@@ -67,9 +68,17 @@ static void fill_weights(ref_random *random, world *w) {
     w->batch.sample_weight = w->setup.weights == WEIGHTS_NONE ? NULL : w->weight;
 }
 
-/* ReLU has no derivative at 0, and a difference across 0 is none: whatever comes within reach of it
- * is drawn again until nothing does. */
-static void stay_clear_of_zero(ref_random *random, world *w, double reach) {
+enum { ACTIVATIONS = BN_ACTIVATION_CLIP + 1 };
+
+/* Whether z is within reach of where the activation has no derivative. */
+static bool near_a_kink(const bn_options *options, double z, double reach) {
+    return fabs(z) < reach || (options->activation == BN_ACTIVATION_CLIP &&
+                               fabs(z - (double)options->activation_max) < reach);
+}
+
+/* A difference across a kink is no derivative: whatever comes within reach of one is drawn again until
+ * nothing does. */
+static void stay_clear_of_kinks(ref_random *random, world *w, double reach) {
     const shape *s = &w->setup.shape;
     bn_layer linear = w->layer;
     linear.options.activation = BN_ACTIVATION_NONE;
@@ -77,7 +86,7 @@ static void stay_clear_of_zero(ref_random *random, world *w, double reach) {
         ref_result z = ref_forward(&linear, &w->batch, w->x);
         size_t near = 0, row = s->num_features * s->spatial;
         for (size_t k = 0; k < s->n * row; k++) {
-            if (fabs(z.y[k]) < reach) {
+            if (near_a_kink(&w->layer.options, z.y[k], reach)) {
                 size_t i = k / row, at = k % row;
                 float *again = w->setup.residual ? &w->residual[i * w->y_stride + at]
                                                  : &w->x[i * w->x_stride + at];
@@ -90,7 +99,7 @@ static void stay_clear_of_zero(ref_random *random, world *w, double reach) {
             return;
         }
     }
-    fail_msg("no values found that stay %g away from 0", reach);
+    fail_msg("no values found that stay %g away from kinks", reach);
 }
 
 /* eps is large so that it matters, and so that no gradient vanishes: with eps near 0 two samples
@@ -103,7 +112,9 @@ static world make_world(const config *setup, double step) {
     options.eps = 0.1f;
     options.scale = setup->scale;
     options.shift = setup->shift;
-    options.activation = setup->relu ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+    options.activation = setup->activation;
+    options.activation_slope = 0.3f;
+    options.activation_max = 1.0f;
     assert_int_equal(bn_layer_init(&w.layer, s->num_features, &options), BN_STATUS_OK);
     w.layer.frozen = setup->frozen;
     w.x_stride = row + s->x_gap;
@@ -126,10 +137,10 @@ static world make_world(const config *setup, double step) {
     if (setup->residual) {
         w.batch.residual = w.residual;
     }
-    if (setup->relu) {
+    if (setup->activation != BN_ACTIVATION_NONE) {
         /* A step moves z by at most |gamma| * invstd < 1.5 / sqrt(0.1) < 5 times itself where it is
          * one of x, and by |xhat| of itself where it is gamma. */
-        stay_clear_of_zero(&random, &w, 8 * step);
+        stay_clear_of_kinks(&random, &w, 8 * step);
     }
     w.want = ref_forward(&w.layer, &w.batch, w.x);
     ref_backward(&w.want, &w.layer, &w.batch, w.x, w.dy);
@@ -291,11 +302,12 @@ static bool derivative_holds(const config *setup, const method *m) {
     double worst = worst_gradient(&w, m);
     free_world(&w);
     if (!(worst <= 1)) {
-        print_error("%zu x %zu x %zu, gaps %zu %zu, weights %d, residual %d, relu %d, frozen %d, "
-                    "scale %d, shift %d: %.3g times what is allowed\n",
-                    setup->shape.n, setup->shape.num_features, setup->shape.spatial,
-                    setup->shape.x_gap, setup->shape.y_gap, (int)setup->weights, setup->residual,
-                    setup->relu, setup->frozen, setup->scale, setup->shift, worst);
+        print_error(
+            "%zu x %zu x %zu, gaps %zu %zu, weights %d, residual %d, activation %d, frozen %d, "
+            "scale %d, shift %d: %.3g times what is allowed\n",
+            setup->shape.n, setup->shape.num_features, setup->shape.spatial, setup->shape.x_gap,
+            setup->shape.y_gap, (int)setup->weights, setup->residual, (int)setup->activation,
+            setup->frozen, setup->scale, setup->shift, worst);
     }
     return worst <= 1;
 }
@@ -304,14 +316,14 @@ static void every_combination(const shape *shapes, size_t count, const method *m
     int wrong = 0;
     for (size_t k = 0; k < count; k++) {
         for (weighting weights = WEIGHTS_NONE; weights < WEIGHTS_KINDS; weights++) {
-            for (unsigned bits = 0; bits < 32; bits++) {
+            for (unsigned bits = 0; bits < 16 * ACTIVATIONS; bits++) {
                 config setup = {.shape = shapes[k],
                                 .weights = weights,
                                 .residual = bits & 1,
-                                .relu = bits & 2,
-                                .frozen = bits & 4,
-                                .scale = bits & 8,
-                                .shift = bits & 16};
+                                .frozen = bits & 2,
+                                .scale = bits & 4,
+                                .shift = bits & 8,
+                                .activation = (bn_activation)(bits / 16)};
                 wrong += !derivative_holds(&setup, m);
             }
         }
@@ -407,8 +419,10 @@ static void a_wrong_sign_and_a_dropped_term_are_noticed(void **state) {
     (void)state;
     enum { MUTATIONS = 8, BY_LIBRARY = 7 };
     static const config setups[] = {
-        {{4, 17, 1, 0, 0}, WEIGHTS_REAL, true, true, false, true, true},
-        {{2, 2, 5, 1, 0}, WEIGHTS_NONE, true, true, false, true, true},
+        {{4, 17, 1, 0, 0}, WEIGHTS_REAL, true, false, true, true, BN_ACTIVATION_RELU},
+        {{2, 2, 5, 1, 0}, WEIGHTS_NONE, true, false, true, true, BN_ACTIVATION_RELU},
+        {{4, 17, 1, 0, 0}, WEIGHTS_NONE, true, false, true, true, BN_ACTIVATION_LEAKY_RELU},
+        {{4, 17, 1, 0, 0}, WEIGHTS_REAL, true, false, true, true, BN_ACTIVATION_CLIP},
     };
     for (size_t k = 0; k < COUNT(setups); k++) {
         for (int how = 0; how < MUTATIONS; how++) {

@@ -8,6 +8,8 @@
 
 #include "kernels/kernels.h"
 
+#include <fenv.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,16 +192,38 @@ static double z_at(const bni_sheet *sheet, const bni_coef *coef, place p) {
     return d * (double)coef->scale[p.column] + (double)coef->shift[p.column];
 }
 
-static double g_at(const bni_sheet *sheet, const bni_coef *coef, bni_mask mask, place p) {
-    const double dy = value_at(sheet->at.dy, p);
-    switch (mask) {
-    case BNI_MASK_X:
-        return z_at(sheet, coef, p) > 0 ? dy : 0.0;
-    case BNI_MASK_Y:
-        return value_at(sheet->at.y, p) > 0 ? dy : 0.0;
+/* Every activation, linear and ReLU first. As y multiples of 1 meet max, and 0. */
+static const bni_activation activations[] = {
+    {.curve = BNI_LINEAR},
+    {.curve = BNI_RELU},
+    {.curve = BNI_LEAKY, .slope = 0.25f},
+    {.curve = BNI_LEAKY, .slope = 4},
+    {.curve = BNI_CLIP, .max = 3},
+    {.curve = BNI_CLIP, .max = 0.25f},
+};
+
+static double act_of(const bni_activation *act, double z) {
+    switch (act->curve) {
+    case BNI_RELU:
+        return z > 0 ? z : 0.0;
+    case BNI_LEAKY:
+        return z > 0 ? z : (double)act->slope * z;
+    case BNI_CLIP:
+        return z > 0 ? fmin(z, (double)act->max) : 0.0;
     default:
+        return z;
+    }
+}
+
+static double g_at(const bni_sheet *sheet, const bni_coef *coef, const bni_activation *act,
+                   place p) {
+    const double dy = value_at(sheet->at.dy, p);
+    if (act->curve == BNI_LINEAR) {
         return dy;
     }
+    const double z = act->by_y ? value_at(sheet->at.y, p) : z_at(sheet, coef, p);
+    const double below = act->curve == BNI_LEAKY ? (double)act->slope * dy : 0.0;
+    return z > 0 && (act->curve != BNI_CLIP || z < (double)act->max) ? dy : below;
 }
 
 static void describe_setting(const setting *s, const char *kernel, int variant) {
@@ -224,37 +248,38 @@ static void check_element(const setting *s, const char *kernel, int variant, flo
 /* ---- Kernels over data ----------------------------------------------------------------------- */
 
 static void check_normalize(const setting *s, const bn_kernels *kernels) {
-    for (int variant = 0; variant < 4; variant++) {
-        const bool relu = variant & 1;
+    for (int variant = 0; variant < 2 * (int)COUNT_OF(activations); variant++) {
+        const bni_activation *act = &activations[variant / 2];
         bni_sheet sheet = sheet_of(s);
         const bni_coef coef = coef_of(s, true);
-        sheet.at.residual = variant & 2 ? input(s, RESIDUAL, 0.125f) : NULL;
+        sheet.at.residual = variant & 1 ? input(s, RESIDUAL, 0.125f) : NULL;
         float *out = sheet.at.out = output(s, OUT);
-        kernels->data.normalize(&sheet, &coef, relu);
+        kernels->data.normalize(&sheet, &coef, *act);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double z = z_at(&sheet, &coef, p) +
                              (sheet.at.residual == NULL ? 0.0 : value_at(sheet.at.residual, p));
-            check_element(s, "normalize", variant, out, p, relu && z < 0 ? 0.0 : z);
+            check_element(s, "normalize", variant, out, p, act_of(act, z));
         }
         assert_pattern(out, count_of(s->of) * sizeof *out);
     }
 }
 
 static void check_grad_input(const setting *s, const bn_kernels *kernels) {
-    for (int variant = 0; variant < 12; variant++) {
-        const bni_mask mask = (bni_mask)(variant % 3);
-        const bool constant = variant / 3 % 2;
+    for (int variant = 0; variant < 8 * (int)COUNT_OF(activations); variant++) {
+        bni_activation act = activations[variant / 8];
+        const bool constant = variant & 1;
+        act.by_y = variant & 2 && act.curve != BNI_LINEAR;
         bni_sheet sheet = sheet_of(s);
         const bni_coef coef = coef_of(s, constant);
         sheet.at.dy = input(s, DY, 0.5f);
-        sheet.at.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
-        float *dresidual = sheet.at.dresidual = variant >= 6 ? output(s, DRESIDUAL) : NULL;
+        sheet.at.y = act.by_y ? input(s, Y, 1.0f) : NULL;
+        float *dresidual = sheet.at.dresidual = variant & 4 ? output(s, DRESIDUAL) : NULL;
         float *dx = sheet.at.dx = output(s, DX);
-        kernels->data.grad_input(&sheet, &coef, mask);
+        kernels->data.grad_input(&sheet, &coef, act);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
-            const double g = g_at(&sheet, &coef, mask, p);
+            const double g = g_at(&sheet, &coef, &act, p);
             const double d = value_at(sheet.at.x, p) - (double)coef.center[p.column];
             const double through =
                 constant ? 0.0
@@ -301,25 +326,27 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
 }
 
 static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
-    for (int mask = BNI_MASK_NONE; mask <= BNI_MASK_Y; mask++) {
+    for (int variant = 0; variant < 2 * (int)COUNT_OF(activations); variant++) {
+        bni_activation act = activations[variant / 2];
+        act.by_y = variant & 1 && act.curve != BNI_LINEAR;
         bni_sheet sheet = sheet_of(s);
         bni_coef coef = coef_of(s, true);
         sheet.at.dy = input(s, DY, 0.5f);
-        sheet.at.y = mask == BNI_MASK_Y ? input(s, Y, 1.0f) : NULL;
-        if (mask != BNI_MASK_X) {
+        sheet.at.y = act.by_y ? input(s, Y, 1.0f) : NULL;
+        if (act.curve == BNI_LINEAR || act.by_y) {
             coef.scale = coef.shift = NULL;
         }
         double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
         double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
         double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
-        kernels->data.grad_sums(&sheet, &coef, (bni_mask)mask, s1, s2);
+        kernels->data.grad_sums(&sheet, &coef, act, s1, s2);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
-            const double g = g_at(&sheet, &coef, (bni_mask)mask, p);
+            const double g = g_at(&sheet, &coef, &act, p);
             add1[p.column] += g;
             add2[p.column] += g * (value_at(sheet.at.x, p) - (double)coef.center[p.column]);
         }
-        check_sums(s, "grad_sums", mask, s1, s2, add1, add2);
+        check_sums(s, "grad_sums", variant, s1, s2, add1, add2);
     }
 }
 
@@ -365,6 +392,92 @@ static void every_moments_is_right(void **state) {
 static void every_grad_sums_is_right(void **state) {
     (void)state;
     check_variants(check_grad_sums, false);
+}
+
+/* ---- Activations of what is no ordinary number ------------------------------------------------- */
+
+static const float odd_numbers[] = {
+    NAN,        -NAN, INFINITY, -INFINITY,     FLT_MAX,       -FLT_MAX, 0.0f,  -0.0f,   0x1p-149f,
+    -0x1p-149f, 3.0f, -3.0f,    0x1.7ffffep1f, 0x1.800002p1f, 1.0f,     -1.0f, FLT_MIN, -FLT_MIN};
+enum { ODD = COUNT_OF(odd_numbers), PAIRS = ODD * ODD };
+
+/* By comparisons that any NaN fails. The sign of a 0 is ReLU's. */
+static float odd_act(const bni_activation *act, float z, float relu) {
+    if (act->curve == BNI_LINEAR || isnan(z)) {
+        return z;
+    }
+    if (act->curve == BNI_LEAKY) {
+        return z > 0 ? z : act->slope * z;
+    }
+    const float most = act->curve == BNI_CLIP ? act->max : INFINITY;
+    return z > 0 ? fminf(z, most) : z < 0 ? 0.0f : relu;
+}
+
+static float odd_g(const bni_activation *act, float z, float dy) {
+    const float below = act->curve == BNI_LEAKY ? act->slope * dy : 0.0f;
+    const bool on = isgreater(z, 0.0f) && (act->curve != BNI_CLIP || z < act->max);
+    return act->curve == BNI_LINEAR || on ? dy : below;
+}
+
+/* Bits, but that NaNs are alike. */
+static void assert_like(float got, float want, const char *what, size_t k) {
+    if (!(isnan(got) && isnan(want)) && memcmp(&got, &want, sizeof got) != 0) {
+        print_error("%s, pair %zu: %a, not %a\n", what, k, (double)got, (double)want);
+        fail();
+    }
+}
+
+/* z is x itself, and y. Each pair of a z and a dy is a column, or an element of a plane. */
+static void check_odd(const bn_kernels *kernels, bni_activation act, bool plane) {
+    static float x[PAIRS], dy[PAIRS], relu[PAIRS], y[PAIRS], dx[PAIRS], g[PAIRS];
+    static float center[PAIRS], scale[PAIRS], shift[PAIRS];
+    const bni_coef coef = {.center = center, .scale = scale, .shift = shift};
+    bool overflows = false;
+    for (size_t k = 0; k < PAIRS; k++) {
+        x[k] = odd_numbers[k % ODD];
+        dy[k] = odd_numbers[k / ODD];
+        scale[k] = 1;
+        shift[k] = -0.0f;
+    }
+    const bni_sheet sheet = {.at = {.x = x, .y = x, .dy = dy, .out = y, .dx = dx, .dresidual = g},
+                             .form = {.rows = 1,
+                                      .cols = PAIRS,
+                                      .x_stride = PAIRS,
+                                      .y_stride = PAIRS,
+                                      .planes = 1,
+                                      .plane_stride = plane ? PAIRS : 0},
+                             .hints = {.band = 1}};
+    bni_sheet first = sheet;
+    first.at.out = relu;
+    kernels->data.normalize(&first, &coef, activations[1]);
+    for (int by_y = 0; by_y < 2; by_y++) {
+        act.by_y = by_y && act.curve != BNI_LINEAR;
+        feclearexcept(FE_ALL_EXCEPT);
+        kernels->data.normalize(&sheet, &coef, act);
+        kernels->data.grad_input(&sheet, &coef, act);
+        const int raised = fetestexcept(FE_INVALID | FE_OVERFLOW | FE_DIVBYZERO);
+        for (size_t k = 0; k < PAIRS; k++) {
+            assert_like(y[k], odd_act(&act, x[k], relu[k]), "act", k);
+            assert_like(g[k], odd_g(&act, x[k], dy[k]), "g", k);
+            assert_like(dx[k], g[k], "dx", k);
+            overflows =
+                overflows || (isinf(y[k]) && isfinite(x[k])) || (isinf(g[k]) && isfinite(dy[k]));
+        }
+        assert_true(raised == 0 || (overflows && raised == FE_OVERFLOW));
+    }
+}
+
+static void activations_of_odd_numbers_are_right(void **state) {
+    (void)state;
+    const bn_kernels *kernels = bni_kernels_select();
+    for (size_t k = 0; k < COUNT_OF(activations); k++) {
+        check_odd(kernels, activations[k], false);
+        check_odd(kernels, activations[k], true);
+    }
+    check_odd(kernels, (bni_activation){.curve = BNI_CLIP, .max = FLT_MAX}, false);
+    check_odd(kernels, (bni_activation){.curve = BNI_CLIP, .max = 0x1p-149f}, false);
+    check_odd(kernels, (bni_activation){.curve = BNI_LEAKY, .slope = FLT_MAX}, false);
+    check_odd(kernels, (bni_activation){.curve = BNI_LEAKY, .slope = 0x1p-149f}, false);
 }
 
 /* ---- Kernels over features ------------------------------------------------------------------- */
@@ -461,6 +574,7 @@ int main(void) {
                                        cmocka_unit_test(every_grad_input_is_right),
                                        cmocka_unit_test(every_moments_is_right),
                                        cmocka_unit_test(every_grad_sums_is_right),
+                                       cmocka_unit_test(activations_of_odd_numbers_are_right),
                                        cmocka_unit_test(fold_adds_a_features_columns),
                                        cmocka_unit_test(features_end_where_they_end)};
     return cmocka_run_group_tests(tests, map_memory, unmap_memory);

@@ -38,6 +38,8 @@ static void defaults_are_those_of_the_header(void **state) {
     assert_false(options.biased_running_var);
     assert_int_equal(options.activation, BN_ACTIVATION_NONE);
     assert_int_equal(options.num_threads, 0);
+    assert_true(options.activation_slope == 0.01f);
+    assert_true(options.activation_max == 6.0f);
 }
 
 static void no_options_are_the_defaults(void **state) {
@@ -145,6 +147,210 @@ static void relu_cuts_off_below_zero(void **state) {
     assert_in_range(off, 1, t.y_count - 1);
     trial_check_infer(&t);
     trial_free(&t);
+}
+
+/* ---- Activations ---------------------------------------------------------------------------- */
+
+static bn_options activated(bn_activation activation, float slope, float max) {
+    bn_options options = bn_options_default();
+    options.activation = activation;
+    options.activation_slope = slope;
+    options.activation_max = max;
+    return options;
+}
+
+static void a_slope_may_be_anything_from_zero(void **state) {
+    (void)state;
+    static const float slopes[] = {0, -0.0f, 0x1p-149f, 1e-3f, 0.01f, 0.1f, 1, 3, 1e6f};
+    for (size_t k = 0; k < COUNT_OF(slopes); k++) {
+        const bn_options options = activated(BN_ACTIVATION_LEAKY_RELU, slopes[k], NAN);
+        trial t = small(&options);
+        trial_check(&t);
+        trial_check_infer(&t);
+        t.layer.frozen = true;
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
+static void clip_cuts_off_at_both_ends(void **state) {
+    (void)state;
+    static const float most[] = {0x1p-149f, 1e-3f, 0.5f, 1, 6, 1e30f, FLT_MAX};
+    for (size_t k = 0; k < COUNT_OF(most); k++) {
+        const bn_options options = activated(BN_ACTIVATION_CLIP, NAN, most[k]);
+        trial t = small(&options);
+        trial_check(&t);
+        for (size_t m = 0; m < t.y_count; m++) {
+            assert_true(t.y[m] >= 0 && t.y[m] <= most[k]);
+        }
+        trial_check_infer(&t);
+        t.layer.frozen = true;
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
+/* Options that were written by hand are zero where nothing was said. */
+static void what_the_activation_does_not_use_may_be_anything(void **state) {
+    (void)state;
+    static const float any[] = {0, -1, NAN, INFINITY};
+    for (size_t k = 0; k < 2 * COUNT_OF(any); k++) {
+        const bn_activation activation = k % 2 ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
+        const bn_options usual = activated(activation, 0.01f, 6);
+        const bn_options options = activated(activation, any[k / 2], any[k / 2]);
+        trial want = small(&usual), t = small(&options);
+        trial_run(&want);
+        trial_run(&t);
+        trial_check_same(&t, &want);
+        trial_free(&want);
+        trial_free(&t);
+    }
+}
+
+/* All that forward, inference and backward give. A frozen layer has values of every sort, and dy too;
+ * but Inf as z is what max cuts off. */
+static void check_is_relu(const size_t shape[3], unsigned what, const bn_options *options) {
+    static const float odd[] = {-0.0f, 0.0f, NAN, -NAN, 1e-45f, -1e-45f, FLT_MAX, -FLT_MAX};
+    const bn_options relu = activated(BN_ACTIVATION_RELU, 0, 0);
+    const bn_batch batch = {.n = shape[0], .spatial = shape[2]};
+    trial both[2] = {trial_new(shape[1], &relu, batch), trial_new(shape[1], options, batch)};
+    float *inferred[2];
+    for (size_t m = 0; m < 2; m++) {
+        trial *t = &both[m];
+        if (what & 1) {
+            trial_add_weights(t);
+        }
+        if (what & 2) {
+            trial_add_residual(t);
+        }
+        if (what & 4) {
+            t->layer.frozen = true;
+            t->layer.beta[0] = -0.0f;
+            t->layer.running_mean[0] = 0;
+            for (size_t k = 0; k < t->x_count; k++) {
+                const float special = odd[k % COUNT_OF(odd)];
+                t->x[k] = k % 3 == 0 ? (isfinite(special) ? special * 0.25f : special) : t->x[k];
+                t->dy[k] = k % 7 == 1 && special != 0 ? special * 0.25f : t->dy[k];
+                if (t->residual != NULL && k % 3 == 0) {
+                    t->residual[k] = -0.0f;
+                }
+            }
+        }
+        assert_ok(bn_layer_forward_batch(&t->layer, &t->batch, t->x, t->y));
+        const bn_status status = bn_layer_backward_batch(&t->layer, &t->batch, t->x, t->dy, t->dx);
+        assert_status(status, what & 4 ? BN_STATUS_NOT_FINITE : BN_STATUS_OK);
+        inferred[m] = ref_floats(t->y_count);
+        assert_ok(bn_layer_infer_batch(&t->layer, &t->batch, t->x, inferred[m]));
+    }
+    trial_check_same(&both[1], &both[0]);
+    assert_same_bits(inferred[1], inferred[0], both[0].y_count);
+    for (size_t m = 0; m < 2; m++) {
+        trial_free(&both[m]);
+        free(inferred[m]);
+    }
+}
+
+static void a_slope_of_zero_and_no_limit_are_relu(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{9, 5, 1},   {7, 43, 1},  {300, 7, 1},  {3, 1030, 1},
+                                       {9, 10, 30}, {5, 34, 49}, {2, 3, 1700}, {40, 600, 1}};
+    const bn_options options[] = {activated(BN_ACTIVATION_LEAKY_RELU, 0, NAN),
+                                  activated(BN_ACTIVATION_LEAKY_RELU, -0.0f, NAN),
+                                  activated(BN_ACTIVATION_CLIP, NAN, FLT_MAX)};
+    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
+        for (unsigned what = 0; what < 8; what++) {
+            for (size_t m = 0; m < COUNT_OF(options); m++) {
+                check_is_relu(shapes[k], what, &options[m]);
+            }
+        }
+    }
+}
+
+/* z is x itself: act and act' at, and next to, where they bend. */
+static void check_edges(const bn_options *options, bool residual, const float *x,
+                        const float *want_y, const float *want_g, size_t count) {
+    trial t = trial_new(1, options, (bn_batch){.n = count});
+    float sum = 0;
+    if (residual) {
+        trial_add_residual(&t);
+    }
+    t.layer.frozen = true;
+    t.layer.gamma[0] = t.layer.running_var[0] = 1;
+    t.layer.beta[0] = t.layer.running_mean[0] = 0;
+    for (size_t k = 0; k < count; k++) {
+        t.x[k] = x[k];
+        t.dy[k] = 8;
+        sum += want_g[k];
+        if (residual) {
+            t.residual[k] = 0;
+        }
+    }
+    trial_run(&t);
+    for (size_t k = 0; k < count; k++) {
+        assert_true(t.y[k] == want_y[k]);
+        assert_true(t.dx[k] == want_g[k]);
+        assert_true(!residual || t.dresidual[k] == want_g[k]);
+    }
+    assert_true(t.layer.dbeta[0] == sum);
+    assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
+    for (size_t k = 0; k < count; k++) {
+        assert_true(t.y[k] == want_y[k]);
+    }
+    trial_free(&t);
+}
+
+static void the_ends_belong_to_the_flat_side(void **state) {
+    (void)state;
+    enum { COUNT = 9 };
+    static const float x[COUNT] = {-4,   -0x1p-149f,    -0.0f, 0, 0x1p-126f, 0x1.7ffffep0f,
+                                   1.5f, 0x1.800002p0f, 4};
+    static const float leaky_y[COUNT] = {-1,   -0.0f,         0, 0, 0x1p-126f, 0x1.7ffffep0f,
+                                         1.5f, 0x1.800002p0f, 4};
+    static const float leaky_g[COUNT] = {2, 2, 2, 2, 8, 8, 8, 8, 8};
+    static const float clip_y[COUNT] = {0, 0, 0, 0, 0x1p-126f, 0x1.7ffffep0f, 1.5f, 1.5f, 1.5f};
+    static const float clip_g[COUNT] = {0, 0, 0, 0, 8, 8, 0, 0, 0};
+    bn_options leaky = activated(BN_ACTIVATION_LEAKY_RELU, 0.25f, 0);
+    bn_options clip = activated(BN_ACTIVATION_CLIP, 0, 1.5f);
+    leaky.eps = clip.eps = 0;
+    for (int residual = 0; residual < 2; residual++) {
+        check_edges(&leaky, residual, x, leaky_y, leaky_g, COUNT);
+        check_edges(&clip, residual, x, clip_y, clip_g, COUNT);
+    }
+}
+
+/* Sums of products that no float run holds are formed of the same g. */
+static void sums_beyond_float_runs_have_the_same_ends(void **state) {
+    (void)state;
+    enum { COUNT = 5 };
+    static const float x[COUNT] = {-2, 0, 0.5f, 1, 2}, tiny = 0x1p-120f;
+    static const double leaky[COUNT] = {3, 3, 1, 1, 1}, clip[COUNT] = {0, 0, 1, 0, 0};
+    bn_options options[] = {activated(BN_ACTIVATION_LEAKY_RELU, 3, 0),
+                            activated(BN_ACTIVATION_CLIP, 0, 1)};
+    for (size_t k = 0; k < 4; k++) {
+        const double *g = k / 2 ? clip : leaky;
+        options[k / 2].eps = 0;
+        trial t = trial_new(1, &options[k / 2], (bn_batch){.n = COUNT});
+        double dbeta = 0, dgamma = 0;
+        if (k % 2) {
+            trial_add_residual(&t);
+        }
+        t.layer.frozen = true;
+        t.layer.gamma[0] = t.layer.running_var[0] = 1;
+        t.layer.beta[0] = t.layer.running_mean[0] = 0;
+        for (size_t i = 0; i < COUNT; i++) {
+            t.x[i] = x[i];
+            t.dy[i] = tiny;
+            dbeta += g[i];
+            dgamma += g[i] * (double)x[i];
+            if (k % 2) {
+                t.residual[i] = 0;
+            }
+        }
+        trial_run(&t);
+        assert_true((double)t.layer.dbeta[0] == dbeta * (double)tiny);
+        assert_true((double)t.layer.dgamma[0] == dgamma * (double)tiny);
+        trial_free(&t);
+    }
 }
 
 /* ---- Running values -------------------------------------------------------------------------- */
@@ -453,6 +659,18 @@ static void other_options_are_as_init_read_them(void **state) {
     trial_check_same(&t, &want);
     trial_free(&want);
     trial_free(&t);
+    for (int k = BN_ACTIVATION_LEAKY_RELU; k <= BN_ACTIVATION_CLIP; k++) {
+        const bn_options options = activated((bn_activation)k, 0.25f, 0.5f);
+        want = small(&options);
+        t = small(&options);
+        t.layer.options.activation_slope = NAN;
+        t.layer.options.activation_max = -1;
+        trial_run(&want);
+        trial_run(&t);
+        trial_check_same(&t, &want);
+        trial_free(&want);
+        trial_free(&t);
+    }
 }
 
 int main(void) {
@@ -467,6 +685,12 @@ int main(void) {
         cmocka_unit_test(params_of_nothing_are_none),
         cmocka_unit_test(any_number_of_threads_is_taken),
         cmocka_unit_test(relu_cuts_off_below_zero),
+        cmocka_unit_test(a_slope_may_be_anything_from_zero),
+        cmocka_unit_test(clip_cuts_off_at_both_ends),
+        cmocka_unit_test(what_the_activation_does_not_use_may_be_anything),
+        cmocka_unit_test(a_slope_of_zero_and_no_limit_are_relu),
+        cmocka_unit_test(the_ends_belong_to_the_flat_side),
+        cmocka_unit_test(sums_beyond_float_runs_have_the_same_ends),
         cmocka_unit_test(momentum_mixes_old_and_new),
         cmocka_unit_test(momentum_zero_takes_the_batch),
         cmocka_unit_test(momentum_one_keeps_the_old),

@@ -16,9 +16,14 @@ static trial small(void) {
     return trial_new(D, NULL, (bn_batch){.n = N});
 }
 
-static bn_options with_relu(void) {
+enum { ACTIVATIONS = BN_ACTIVATION_CLIP + 1 };
+
+/* Both ends of the clip are within the data. */
+static bn_options with_activation(size_t activation) {
     bn_options options = bn_options_default();
-    options.activation = BN_ACTIVATION_RELU;
+    options.activation = (bn_activation)(activation % ACTIVATIONS);
+    options.activation_slope = 0.1f;
+    options.activation_max = 0.75f;
     return options;
 }
 
@@ -129,16 +134,15 @@ static void what_is_not_finite_stays_out_of_the_running_values(void **state) {
     (void)state;
     enum { BAD = 2 };
     static const float bad[] = {NAN, INFINITY, -INFINITY};
-    const bn_options relu = with_relu();
-    for (size_t k = 0; k < 2 * COUNT_OF(bad); k++) {
-        const bn_options *options = k % 2 ? &relu : NULL;
-        trial clean = trial_new(D, options, (bn_batch){.n = N});
-        trial t = trial_new(D, options, (bn_batch){.n = N});
+    for (size_t k = 0; k < ACTIVATIONS * COUNT_OF(bad); k++) {
+        const bn_options options = with_activation(k);
+        trial clean = trial_new(D, &options, (bn_batch){.n = N});
+        trial t = trial_new(D, &options, (bn_batch){.n = N});
         trial_run(&t);
         trial_run(&clean);
         snapshot before = snapshot_take(&t.layer);
         trial_run(&clean); /* the same batch, but finite */
-        t.x[3 * D + BAD] = bad[k / 2];
+        t.x[3 * D + BAD] = bad[k / ACTIVATIONS];
         assert_status(bn_layer_forward(&t.layer, N, t.x, t.y), BN_STATUS_NOT_FINITE);
 
         for (size_t array = 0; array < SNAPSHOT_MEAN; array++) {
@@ -245,13 +249,13 @@ static void inference_by_a_batch_that_is_not_finite_says_so(void **state) {
 /* With constant statistics a NaN is that element's own matter. */
 static void constant_statistics_keep_a_nan_where_it_is(void **state) {
     (void)state;
-    const bn_options options = with_relu();
-    trial clean = trial_new(D, &options, (bn_batch){.n = N});
-    trial t = trial_new(D, &options, (bn_batch){.n = N});
-    t.x[7] = NAN;
-    clean.layer.frozen = t.layer.frozen = true;
-    for (int call = 0; call < 2; call++) {
-        if (call == 0) {
+    for (size_t call = 0; call < 2 * ACTIVATIONS; call++) {
+        const bn_options options = with_activation(call);
+        trial clean = trial_new(D, &options, (bn_batch){.n = N});
+        trial t = trial_new(D, &options, (bn_batch){.n = N});
+        t.x[7] = NAN;
+        clean.layer.frozen = t.layer.frozen = true;
+        if (call < ACTIVATIONS) {
             assert_ok(bn_layer_infer(&clean.layer, N, clean.x, clean.y));
             assert_ok(bn_layer_infer(&t.layer, N, t.x, t.y));
         } else {
@@ -261,9 +265,9 @@ static void constant_statistics_keep_a_nan_where_it_is(void **state) {
         assert_true(isnan(t.y[7]));
         t.y[7] = clean.y[7];
         assert_same_bits(t.y, clean.y, t.y_count);
+        trial_free(&clean);
+        trial_free(&t);
     }
-    trial_free(&clean);
-    trial_free(&t);
 }
 
 static void gradients_that_are_not_finite_are_kept_out(void **state) {
@@ -416,11 +420,10 @@ static void outputs_may_be_inputs(void **state) {
         {.n = 7, .spatial = 9},
         {.n = 3, .spatial = 300},
         {.n = 3, .spatial = 300, .x_stride = 1507, .y_stride = 1507}};
-    const bn_options relu = with_relu();
     for (size_t k = 0; k < COUNT_OF(shares); k++) {
-        for (size_t m = 0; m < COUNT_OF(batches); m++) {
-            check_sharing(batches[m], NULL, shares[k]);
-            check_sharing(batches[m], &relu, shares[k]);
+        for (size_t m = 0; m < ACTIVATIONS * COUNT_OF(batches); m++) {
+            const bn_options options = with_activation(m);
+            check_sharing(batches[m / ACTIVATIONS], &options, shares[k]);
         }
     }
 }
@@ -574,9 +577,8 @@ static const size_t large[][3] = {{3000, 70, 1}, {60000, 3, 1}, {70, 1100, 2},  
 
 /* A trial of a large shape: plain, or with everything that a batch can have; frozen or not. */
 static trial large_trial(size_t k, int num_threads, bool all, bool frozen) {
-    bn_options options = bn_options_default();
+    bn_options options = with_activation(all ? 1 + k % (ACTIVATIONS - 1) : 0);
     options.num_threads = num_threads;
-    options.activation = all ? BN_ACTIVATION_RELU : BN_ACTIVATION_NONE;
     trial t =
         trial_new(large[k][1], &options, (bn_batch){.n = large[k][0], .spatial = large[k][2]});
     if (all) {
@@ -640,10 +642,9 @@ static void inference_by_the_batch_is_training(void **state) {
 static void inference_is_the_frozen_forward(void **state) {
     (void)state;
     for (size_t k = 0; k < COUNT_OF(large); k++) {
-        bn_options options = bn_options_default();
+        bn_options options = with_activation(k);
         options.scale = k % 3 != 0;
         options.shift = k % 3 != 1;
-        options.activation = k % 2 == 0 ? BN_ACTIVATION_NONE : BN_ACTIVATION_RELU;
         trial t =
             trial_new(large[k][1], &options, (bn_batch){.n = large[k][0], .spatial = large[k][2]});
         float *inferred = ref_floats(t.y_count);
@@ -719,9 +720,9 @@ static void alignment_does_not_matter(void **state) {
     (void)state;
     static const size_t shapes[][3] = {{20, 33, 1}, {40, 3, 1}, {3, 5, 27}, {2, 3, 300}};
     static const size_t odd[] = {1, 2, 3, 31, 62, 63};
-    const bn_options relu = with_relu();
     for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        trial want = trial_new(shapes[k][1], k % 2 ? &relu : NULL,
+        const bn_options options = with_activation(k);
+        trial want = trial_new(shapes[k][1], &options,
                                (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
         trial_run(&want);
         for (size_t offset = 0; offset < 64; offset += sizeof(float)) {

@@ -151,7 +151,9 @@ static void init_refuses_bad_options(void **state) {
     static const float momentum[] = {-0.1f, 1.1f, -2, 2, -1.0001f, NAN, INFINITY, -INFINITY};
     static const float initial[] = {NAN, INFINITY, -INFINITY};
     static const int threads[] = {-1, -100, INT32_MIN};
-    static const int activation[] = {-1, BN_ACTIVATION_RELU + 1, 1000};
+    static const int activation[] = {-1, BN_ACTIVATION_CLIP + 1, 1000};
+    static const float slope[] = {-1e-45f, -0.01f, NAN, INFINITY, -INFINITY};
+    static const float max[] = {0, -0.0f, -1e-45f, -6, NAN, INFINITY, -INFINITY};
     for (size_t k = 0; k < COUNT_OF(eps); k++) {
         bn_options options = good;
         options.eps = eps[k];
@@ -178,6 +180,18 @@ static void init_refuses_bad_options(void **state) {
     for (size_t k = 0; k < COUNT_OF(activation); k++) {
         bn_options options = good;
         options.activation = (bn_activation)activation[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(slope); k++) {
+        bn_options options = good;
+        options.activation = BN_ACTIVATION_LEAKY_RELU;
+        options.activation_slope = slope[k];
+        init_refused(BN_STATUS_BAD_OPTION, D, &options);
+    }
+    for (size_t k = 0; k < COUNT_OF(max); k++) {
+        bn_options options = good;
+        options.activation = BN_ACTIVATION_CLIP;
+        options.activation_max = max[k];
         init_refused(BN_STATUS_BAD_OPTION, D, &options);
     }
 }
@@ -605,10 +619,14 @@ static void running_values_stay_within_float(void **state) {
 
 /* ---- Overlap --------------------------------------------------------------------------------- */
 
-static void set_up_residual_and_relu(void) {
+static void set_up_residual_and(bn_activation activation) {
     bn_options options = bn_options_default();
-    options.activation = BN_ACTIVATION_RELU;
+    options.activation = activation;
     set_up_again(&options);
+}
+
+static void set_up_residual_and_relu(void) {
+    set_up_residual_and(BN_ACTIVATION_RELU);
 }
 
 static bn_batch with_everything(void) {
@@ -616,15 +634,17 @@ static bn_batch with_everything(void) {
         .n = N, .sample_weight = weights, .residual = residual, .y = y, .dresidual = dresidual};
 }
 
-static void y_missing_behind_residual_and_relu_is_refused(void **state) {
+static void y_missing_behind_residual_and_activation_is_refused(void **state) {
     (void)state;
-    set_up_residual_and_relu();
-    bn_batch batch = with_everything();
-    assert_ok(forward(batch));
-    batch.y = NULL;
-    refused(NULL_POINTER, backward(batch));
-    batch.dresidual = NULL;
-    refused(NULL_POINTER, backward(batch));
+    for (int activation = BN_ACTIVATION_RELU; activation <= BN_ACTIVATION_CLIP; activation++) {
+        set_up_residual_and((bn_activation)activation);
+        bn_batch batch = with_everything();
+        assert_ok(forward(batch));
+        batch.y = NULL;
+        refused(NULL_POINTER, backward(batch));
+        batch.dresidual = NULL;
+        refused(NULL_POINTER, backward(batch));
+    }
 }
 
 /* Off by one element either way, and by all but one. */
@@ -847,7 +867,7 @@ int main(void) {
         scene_test(moments_stay_finite),
         scene_test(merged_moments_stay_finite),
         scene_test(running_values_stay_within_float),
-        scene_test(y_missing_behind_residual_and_relu_is_refused),
+        scene_test(y_missing_behind_residual_and_activation_is_refused),
         scene_test(y_that_overlaps_is_refused),
         scene_test(dx_that_overlaps_is_refused),
         scene_test(dresidual_that_overlaps_is_refused),
