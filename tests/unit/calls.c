@@ -28,6 +28,9 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     if (kind & WITH_WEIGHTS) {
         trial_add_weights(&r.t);
     }
+    if (kind & WITH_POSITIONS) {
+        trial_add_positions(&r.t);
+    }
     if (kind & WITH_RESIDUAL) {
         trial_add_residual(&r.t);
     }

@@ -19,6 +19,7 @@ enum {
     UNTRACKED = 256,
     FROZEN = 512, /* and not untracked */
     KINDS = 1024,
+    WITH_POSITIONS = 1024, /* with any of these kinds */
     EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU
 };
 

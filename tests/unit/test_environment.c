@@ -96,7 +96,7 @@ static bool exists(unsigned kind) {
 static void ordinary_data_raises_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    for (unsigned kind = 0; kind < KINDS; kind++) {
+    for (unsigned kind = 0; kind < 2 * KINDS; kind++) {
         if (exists(kind)) {
             rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
             check_calls(&r, CALLS);
@@ -166,20 +166,24 @@ static void old_running_values_without_weight_raise_nothing(void **state) {
     }
 }
 
-/* Sample 1 has weight 0 and no gradient, and quiet NaNs and infinities for x. */
-static void check_masked(unsigned activation) {
-    for (unsigned kind = 0; kind < KINDS; kind++) {
-        const unsigned all = WITH_WEIGHTS | activation;
+/* Sample 1, or positions, of weight 0 and no gradient have quiet NaNs and infinities for x. */
+static void check_masked(unsigned weights, unsigned activation) {
+    for (unsigned kind = 0; kind < 2 * KINDS; kind++) {
+        const unsigned all = weights | activation;
         if (!exists(kind) || (kind & (all | WITH_RELU | WITH_STRIDES)) != all) {
             continue;
         }
         rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
         trial *t = &r.t;
-        const size_t row = t->x_count / t->batch.n;
-        t->sample_weight[1] = 0;
-        for (size_t j = row; j < 2 * row; j++) {
-            t->x[j] = j % 2 ? NAN : INFINITY;
-            t->dy[j] = 0;
+        const size_t row = t->x_count / t->batch.n, spatial = t->batch.spatial;
+        if (weights == WITH_WEIGHTS) {
+            t->sample_weight[1] = 0;
+        }
+        for (size_t j = 0; j < t->x_count; j++) {
+            if (ref_weight(&t->batch, j / row, j % spatial) == 0) {
+                t->x[j] = j % 2 ? NAN : INFINITY;
+                t->dy[j] = 0;
+            }
         }
         check_calls(&r, CALLS_ON_BATCHES);
         rig_free(&r);
@@ -187,17 +191,19 @@ static void check_masked(unsigned activation) {
 }
 
 /* A quiet NaN passes through additions and multiplications without a sound. */
-static void a_masked_sample_raises_nothing(void **state) {
+static void what_is_masked_raises_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    check_masked(0);
+    check_masked(WITH_WEIGHTS, 0);
+    check_masked(WITH_POSITIONS, 0);
 }
 
 /* But not through every kind of comparison and maximum. */
-static void a_masked_sample_raises_nothing_in_relu(void **state) {
+static void what_is_masked_raises_nothing_in_relu(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    check_masked(WITH_RELU);
+    check_masked(WITH_WEIGHTS, WITH_RELU);
+    check_masked(WITH_POSITIONS, WITH_RELU);
 }
 
 /* Frozen, with gamma = 1, x so far from the mean that dgamma is just within float: dgamma / W *
@@ -227,7 +233,8 @@ static void all_calls_run_with_traps(void **state) {
     skip_unless(exceptions_are_seen());
     for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
         const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
-        static const unsigned kinds[] = {0, EVERYTHING, FROZEN | EVERYTHING, UNTRACKED};
+        static const unsigned kinds[] = {0, EVERYTHING, FROZEN | EVERYTHING, UNTRACKED,
+                                         EVERYTHING | WITH_POSITIONS};
         for (size_t m = 0; m < COUNT_OF(kinds); m++) {
             rig r = rig_new(shape, kinds[m], 2);
             feclearexcept(FE_ALL_EXCEPT);
@@ -434,8 +441,8 @@ int main(void) {
         cmocka_unit_test(a_frozen_batch_without_weight_raises_nothing),
         cmocka_unit_test(one_frozen_sample_raises_nothing),
         cmocka_unit_test(old_running_values_without_weight_raise_nothing),
-        cmocka_unit_test(a_masked_sample_raises_nothing),
-        cmocka_unit_test(a_masked_sample_raises_nothing_in_relu),
+        cmocka_unit_test(what_is_masked_raises_nothing),
+        cmocka_unit_test(what_is_masked_raises_nothing_in_relu),
         cmocka_unit_test(what_nobody_asked_for_raises_nothing),
         cmocka_unit_test(threads_compute_in_the_callers_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),

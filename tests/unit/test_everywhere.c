@@ -30,8 +30,12 @@ static void check_same(const rig *got, const rig *want) {
     assert_same_bits(got->t.dy, want->t.dy, want->t.y_count);
 }
 
-static const unsigned kinds[] = {0, EVERYTHING, WITH_RELU | WITH_STRIDES,
-                                 UNTRACKED | WITH_WEIGHTS | NO_SCALE};
+static const unsigned kinds[] = {0,
+                                 EVERYTHING,
+                                 EVERYTHING | WITH_POSITIONS,
+                                 WITH_RELU | WITH_STRIDES,
+                                 UNTRACKED | WITH_WEIGHTS | NO_SCALE,
+                                 UNTRACKED | WITH_POSITIONS | WITH_STRIDES};
 
 /* (The portable kernels round a fused multiply-add twice, which shows once in 2^29.) */
 static void instructions_change_no_bit(void **state) {
@@ -58,7 +62,7 @@ static void machines_change_no_bit(void **state) {
                                        {3, 40, 2500},  {8200, 1030, 1}, {130, 65, 1024}};
     assert_true(bni_machine_count >= 2);
     for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        for (size_t kind = 0; kind < 2; kind++) {
+        for (size_t kind = 0; kind < 3; kind++) {
             rig want = run(shapes[k], kinds[kind], NULL, &bni_machines[0].tuning);
             for (size_t m = 1; m < bni_machine_count; m++) {
                 rig got = run(shapes[k], kinds[kind], NULL, &bni_machines[m].tuning);
