@@ -375,6 +375,33 @@ static void every_grad_input_is_right(void **state) {
     check_variants(check_grad_input, true);
 }
 
+/* Whatever the sums came to: where the weight is 0 they are not looked at. */
+static void at_weight_0_dx_is_that_of_constants(void **state) {
+    (void)state;
+    size_t found[2] = {0, 0};
+    for (size_t k = 0; k < COUNT_OF(forms); k++) {
+        const setting s = {.of = &forms[k], .weighted = true, .positions = true, .band = 100};
+        bni_sheet sheet = sheet_of(&s);
+        const bni_coef coef = coef_of(&s, false);
+        for (size_t c = 0; c < columns_of(s.of); c++) {
+            floats(&arrays[SLOPE], columns_of(s.of), false)[c] = NAN;
+            floats(&arrays[OFFSET], columns_of(s.of), false)[c] = NAN;
+        }
+        sheet.at.dy = input(&s, DY, 0.5f);
+        float *dx = sheet.at.dx = output(&s, DX);
+        bni_kernels_select()->data.grad_input(&sheet, &coef, BNI_MASK_NONE);
+        place p;
+        for (size_t m = 0; next_place(s.of, m, &p); m++) {
+            if (weight_at(&sheet, p) == 0) {
+                check_element(&s, "grad_input at weight 0", 0, dx, p,
+                              (double)coef.scale[p.column] * value_at(sheet.at.dy, p));
+                found[s.of->planes > 0]++;
+            }
+        }
+    }
+    assert_true(found[0] > 100 && found[1] > 100);
+}
+
 static void every_moments_is_right(void **state) {
     (void)state;
     check_variants(check_moments, false);
@@ -461,6 +488,7 @@ static void features_end_where_they_end(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_normalize_is_right),
                                        cmocka_unit_test(every_grad_input_is_right),
+                                       cmocka_unit_test(at_weight_0_dx_is_that_of_constants),
                                        cmocka_unit_test(every_moments_is_right),
                                        cmocka_unit_test(every_grad_sums_is_right),
                                        cmocka_unit_test(fold_adds_a_features_columns),
