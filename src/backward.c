@@ -40,19 +40,21 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
         return BN_STATUS_NULL_POINTER;
     }
-    enum { X, DY, FORWARD_Y, WEIGHTS, DX, DRESIDUAL, CACHE, REGIONS };
+    enum { X, DY, FORWARD_Y, WEIGHTS, POSITIONS, DX, DRESIDUAL, CACHE, REGIONS };
     const bni_region regions[REGIONS] = {
         [X] = bni_region_of_x(shape, x),
         [DY] = bni_region_of_y(shape, dy),
         [FORWARD_Y] = bni_region_of_y(shape, needs_y(layer, batch) ? batch->y : NULL),
         [WEIGHTS] = bni_region_of_weights(shape),
+        [POSITIONS] = bni_region_of_positions(shape),
         [DX] = bni_region_of_x(shape, dx),
         [DRESIDUAL] = bni_region_of_y(shape, batch->dresidual),
         [CACHE] = bni_region_of_cache(layer, batch->cache)};
-    const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX,
-                                    [DY] = 1u << FORWARD_Y | 1u << WEIGHTS | 1u << DX |
-                                           1u << DRESIDUAL,
-                                    [FORWARD_Y] = 1u << WEIGHTS};
+    const unsigned weights = 1u << WEIGHTS | 1u << POSITIONS;
+    const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | weights | 1u << DX,
+                                    [DY] = 1u << FORWARD_Y | weights | 1u << DX | 1u << DRESIDUAL,
+                                    [FORWARD_Y] = weights,
+                                    [WEIGHTS] = weights};
     if (bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)) {
         return BN_STATUS_OVERLAP;
     }

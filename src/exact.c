@@ -3,7 +3,7 @@
 
 #include <fenv.h>
 
-/* An element: its offsets, and the weight of its row. */
+/* An element: its offsets, and its weight. */
 typedef struct element {
     const bni_sheet *sheet;
     size_t x, y;
@@ -16,10 +16,13 @@ static float value_of(const void *start, size_t at) {
     return bni_load_float((const float *)start + at);
 }
 
-/* A run of a row's columns. */
+/* A run of a row's columns; of a plane all of them. */
 static void visit_columns(element first, size_t columns, visit add, void *sums) {
+    const bni_form *form = &first.sheet->form;
     for (size_t c = 0; c < columns; c++) {
-        const element each = {first.sheet, first.x + c, first.y + c, first.weight};
+        const element each = {first.sheet, first.x + c, first.y + c,
+                              bni_weighs_columns(form) ? (double)bni_column_weight(form, c)
+                                                       : first.weight};
         add(sums, each);
     }
 }

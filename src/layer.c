@@ -209,7 +209,7 @@ const char *bn_status_string(bn_status status) {
     case BN_STATUS_NULL_POINTER:
         return "a pointer that must be given is NULL";
     case BN_STATUS_BAD_OPTION:
-        return "an option or a sample weight is outside its allowed values";
+        return "an option or a weight is outside its allowed values";
     case BN_STATUS_BAD_SHAPE:
         return "a size is zero, a stride is shorter than its row, or sizes overflow";
     case BN_STATUS_OVERLAP:

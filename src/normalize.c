@@ -13,15 +13,17 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
     if (x == NULL || y == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    enum { X, RESIDUAL, WEIGHTS, Y, CACHE, REGIONS };
+    enum { X, RESIDUAL, WEIGHTS, POSITIONS, Y, CACHE, REGIONS };
     const bni_region regions[REGIONS] = {
         [X] = bni_region_of_x(shape, x),
         [RESIDUAL] = bni_region_of_y(shape, batch->residual),
         [WEIGHTS] = bni_region_of_weights(shape),
+        [POSITIONS] = bni_region_of_positions(shape),
         [Y] = bni_region_of_y(shape, y),
         [CACHE] = bni_region_of_cache(layer, trains ? batch->cache : NULL)};
+    const unsigned weights = 1u << WEIGHTS | 1u << POSITIONS;
     const unsigned same[REGIONS] = {
-        [X] = 1u << RESIDUAL | 1u << WEIGHTS | 1u << Y, [RESIDUAL] = 1u << WEIGHTS};
+        [X] = 1u << RESIDUAL | weights | 1u << Y, [RESIDUAL] = weights, [WEIGHTS] = weights};
     return bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)
                ? BN_STATUS_OVERLAP
                : BN_STATUS_OK;

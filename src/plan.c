@@ -58,9 +58,9 @@ static size_t planes_together(const bni_shape *shape) {
 }
 
 /* Whether expanding values a feature into values a column costs more than going through planes one by
- * one. */
+ * one. Weights of positions are those of a plane's columns. */
 static bool is_planes(const bni_shape *shape) {
-    return shape->spatial >= BNI_PLANE_MIN ||
+    return shape->position != NULL || shape->spatial >= BNI_PLANE_MIN ||
            (shape->n <= BNI_FEW_SAMPLES &&
             shape->spatial >= BNI_FEW_FIRST + BNI_FEW_MORE * (shape->n - 1));
 }
@@ -258,6 +258,7 @@ static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_she
     sheet->form.plane_stride = 0;
     sheet->form.weight = NULL;
     sheet->form.weight_step = 0;
+    sheet->form.position = NULL;
     sheet->hints.x_ahead = walk->hints.x_ahead;
     sheet->hints.dy_ahead = walk->hints.dy_ahead;
     sheet->hints.past_l2 = walk->hints.past_l2;
@@ -313,6 +314,7 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->form.y_stride = cut->shape->y_stride;
     sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
     sheet->form.weight_step = 1;
+    sheet->form.position = bni_input_at(cut->shape->position, walk->unit);
     set_rows(walk, left, cut->panel_cols, sheet);
     fetch_units(walk, rows_ahead(walk, cut->shape->x_stride), sheet);
     walk->unit += sheet->form.rows;
@@ -352,7 +354,8 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->form.x_stride = spatial;
     sheet->form.y_stride = spatial;
     sheet->hints.band = 1;
-    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
+    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit * cut->shape->weight_step);
+    sheet->form.position = bni_input_at(cut->shape->position, walk->unit * spatial + walk->done);
     if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
         fetch_run(walk, cut->tuning->sums_ahead, left, sheet);
     } else {

@@ -1,6 +1,8 @@
 /* See shape.h. */
 #include "shape.h"
 
+#include <float.h>
+#include <string.h>
 /* a * b, or false where it exceeds limit. */
 static bool multiply(size_t a, size_t b, size_t limit, size_t *product) {
     if (b != 0 && a > limit / b) {
@@ -18,17 +20,73 @@ static bool make_stride(size_t given, size_t row, size_t n, size_t *stride) {
     return *stride >= row && multiply(n, *stride, limit, &all);
 }
 
-static bn_status sum_weights(const float *weight, size_t n, double *sum) {
+/* Whether all are finite and at least 0, and the greatest: as bits, which ascend with values. */
+static bool find_greatest(const float *weight, size_t count, float *greatest) {
+    uint32_t most = 0;
+    for (size_t k = 0; k < count; k++) {
+        const uint32_t bits = bni_float_bits(bni_load_float(weight + k));
+        const uint32_t magnitude =
+            bits == 0x80000000u ? 0 : bits; /* of -0; no other sign is good */
+        most = magnitude > most ? magnitude : most;
+    }
+    memcpy(greatest, &most, sizeof most);
+    return most < BNI_INF_BITS;
+}
+
+/* The sum of products that are rounded to float, as they are wherever they weigh something. Some side
+ * by side, so that not every addition waits for the one before. */
+static double sum_products(float factor, const float *weight, size_t count) {
+    enum { LANES = 8 };
+    double lane[LANES] = {0.0}, sum = 0.0;
+    const size_t whole = count / LANES * LANES;
+    for (size_t k = 0; k < whole; k += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            lane[l] += (double)(factor * bni_load_float(weight + k + l));
+        }
+    }
+    for (size_t k = whole; k < count; k++) {
+        sum += (double)(factor * bni_load_float(weight + k));
+    }
+    for (size_t l = 0; l < LANES; l++) {
+        sum += lane[l];
+    }
+    return sum;
+}
+
+/* The sum of the weights of all positions. */
+static bn_status sum_weights(const bni_shape *shape, double *sum) {
     double total = 0.0;
-    for (size_t i = 0; i < n; i++) {
-        const float w = bni_load_float(weight + i);
+    for (size_t i = 0; i < shape->n; i++) {
+        const float w = bni_load_float(shape->weight + i * shape->weight_step);
         if (!bni_not_negative(w)) {
             return BN_STATUS_BAD_OPTION;
         }
-        total += (double)w;
+        if (shape->position == NULL) {
+            total += (double)w;
+            continue;
+        }
+        const float *position = shape->position + i * shape->spatial;
+        float greatest;
+        if (!find_greatest(position, shape->spatial, &greatest) ||
+            (double)w * (double)greatest > (double)FLT_MAX) {
+            return BN_STATUS_BAD_OPTION;
+        }
+        total += sum_products(w, position, shape->spatial);
     }
-    *sum = total;
+    *sum = shape->position == NULL ? total * (double)shape->spatial : total;
     return BN_STATUS_OK;
+}
+
+/* Weights of positions are a second factor: the first is then 1, where no samples have theirs, or
+ * they are themselves where there is but one position. */
+static void set_first_factor(bni_shape *shape) {
+    static const float one = 1.0f;
+    if (shape->position != NULL && shape->weight == NULL) {
+        const bool alone = shape->spatial == 1;
+        shape->weight = alone ? shape->position : &one;
+        shape->weight_step = alone;
+        shape->position = alone ? NULL : shape->position;
+    }
 }
 
 bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features,
@@ -42,7 +100,9 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
     *shape = (bni_shape){.n = from->n,
                          .features = features,
                          .spatial = from->spatial == 0 ? 1 : from->spatial,
-                         .weight = from->sample_weight};
+                         .weight = from->sample_weight,
+                         .weight_step = 1,
+                         .position = from->position_weight};
     const size_t y_stride = strides == BNI_STRIDES_BOTH ? from->y_stride : 0;
     size_t row;
     if (!multiply(features, shape->spatial, (size_t)PTRDIFF_MAX / sizeof(float), &row) ||
@@ -53,21 +113,20 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
     if (shape->n == 0) {
         return BN_STATUS_OK;
     }
-    double weights = (double)shape->n;
-    if (shape->weight != NULL) {
-        const bn_status status = sum_weights(shape->weight, shape->n, &weights);
-        if (status != BN_STATUS_OK) {
-            return status;
-        }
-    }
-    shape->values = weights * (double)shape->spatial;
+    set_first_factor(shape);
+    shape->values = (double)shape->n * (double)shape->spatial;
     shape->elements = (double)shape->n * (double)row;
-    return BN_STATUS_OK;
+    return shape->weight == NULL ? BN_STATUS_OK : sum_weights(shape, &shape->values);
 }
 
 /* ---- Overlap -------------------------------------------------------------------------------- */
 
+/* Rows without gaps are one, so that x of one feature can be the same as its weights. */
 static bni_region region(const void *start, size_t rows, size_t row, size_t stride) {
+    if (row == stride) {
+        row = stride = rows * row;
+        rows = 1;
+    }
     return (bni_region){start, rows, row * sizeof(float), stride * sizeof(float)};
 }
 
@@ -80,7 +139,11 @@ bni_region bni_region_of_y(const bni_shape *shape, const void *y) {
 }
 
 bni_region bni_region_of_weights(const bni_shape *shape) {
-    return region(shape->weight, 1, shape->n, shape->n);
+    return region(shape->weight_step == 0 ? NULL : shape->weight, shape->n, 1, 1);
+}
+
+bni_region bni_region_of_positions(const bni_shape *shape) {
+    return region(shape->position, shape->n, shape->spatial, shape->spatial);
 }
 
 bni_region bni_region_of_bytes(const void *start, size_t bytes) {
@@ -142,6 +205,7 @@ bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays,
 
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count) {
     bni_span spans[BNI_MOST_REGIONS];
+    BNI_ASSERT(count <= BNI_MOST_REGIONS);
     for (size_t j = 0; j < count; j++) {
         spans[j] = span_of(regions[j]);
         for (size_t i = 0; regions[j].start != NULL && i < j; i++) {

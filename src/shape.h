@@ -26,9 +26,12 @@ static inline size_t bni_padded(size_t count) {
 typedef struct bni_shape {
     size_t n, features, spatial; /* spatial is at least 1 */
     size_t x_stride, y_stride;
-    const float *weight; /* NULL: all 1 */
-    double elements;     /* of x */
-    double values;       /* W: the sum of the weights, times the positions */
+    const float *weight; /* sample i has weight[i*weight_step]; NULL: all 1 */
+    size_t weight_step;
+    const float
+        *position;   /* [n][spatial], a second factor, where there is the first; NULL: all 1 */
+    double elements; /* of x */
+    double values;   /* W: the sum of the weights of all positions */
 } bni_shape;
 
 /* Whether a shape is looked at with both strides, or x alone (bn_moments_add). */
@@ -50,6 +53,7 @@ typedef struct bni_region {
 bni_region bni_region_of_x(const bni_shape *shape, const void *x);
 bni_region bni_region_of_y(const bni_shape *shape, const void *y);
 bni_region bni_region_of_weights(const bni_shape *shape);
+bni_region bni_region_of_positions(const bni_shape *shape);
 bni_region bni_region_of_bytes(const void *start, size_t bytes);
 
 /* From an array's first byte to behind its last. */
@@ -66,7 +70,7 @@ bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays, 
 
 /* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only pairs
  * that `same` names (bit j of same[i]) may be the same region. */
-#define BNI_MOST_REGIONS ((size_t)8)
+#define BNI_MOST_REGIONS ((size_t)12)
 
 bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count);
 

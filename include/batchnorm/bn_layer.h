@@ -8,7 +8,8 @@
  * forward is its algorithm 1, backward the chain rule of its section 3, inference its algorithm 2.
  *
  * For feature d, over the values x[i,d] of all samples i (and all positions, where there are any),
- * with weights w[i] that are 1 unless given and W = sum of w (times the positions):
+ * with weights w[i] that are 1 unless given and W = sum of w (times the positions; where positions
+ * have weights too, w is the product of a sample's and a position's, and W the sum of the products):
  *
  *     mean[d]   = sum_i w[i] x[i,d] / W
  *     var[d]    = sum_i w[i] (x[i,d] - mean[d])^2 / W
@@ -227,20 +228,23 @@ typedef struct bn_layer {
  * is 8 samples of D x 28 x 28. Element (i, d, s) is at x[i*x_stride + d*S + s]; channels-last data
  * (N x H x W x C) is n = N*H*W rows with spatial 1. */
 typedef struct bn_batch {
-    size_t n;                   /* samples: the rows of an N x D buffer */
-    size_t spatial;             /* S, positions a feature; 0 or 1: an N x D buffer. As 0 is one
-                                   position, and not none, a tensor with no positions (H or W is 0)
-                                   must come as n = 0 */
-    size_t x_stride;            /* elements from one sample to the next in x and dx; 0: D*S */
-    size_t y_stride;            /* the same in y, dy, residual and dresidual; 0: D*S */
-    bn_dtype dtype;             /* of x, y, dy, dx, residual, dresidual */
-    const float *sample_weight; /* [n], >= 0 and finite; 0 leaves a padded sample out of the
+    size_t n;                     /* samples: the rows of an N x D buffer */
+    size_t spatial;               /* S, positions a feature; 0 or 1: an N x D buffer. As 0 is one
+                                     position, and not none, a tensor with no positions (H or W is 0)
+                                     must come as n = 0 */
+    size_t x_stride;              /* elements from one sample to the next in x and dx; 0: D*S */
+    size_t y_stride;              /* the same in y, dy, residual and dresidual; 0: D*S */
+    bn_dtype dtype;               /* of x, y, dy, dx, residual, dresidual */
+    const float *sample_weight;   /* [n], >= 0 and finite; 0 leaves a padded sample out of the
                                    statistics. It is normalized all the same, but what x it has
                                    touches nothing else: where dy is 0 it may even be NaN.
                                    NULL: all 1 */
-    const void *residual;       /* added before the activation; NULL: none. In backward only whether
+    const float *position_weight; /* [n][S] without gaps, for N x C x S, likewise: 0 leaves a padded
+                                     position out, of all features. Multiplies sample_weight: w is
+                                     the product as a float, and must be finite. NULL: all 1 */
+    const void *residual;     /* added before the activation; NULL: none. In backward only whether
                                    it is NULL matters */
-    const void *y;              /* backward: forward's y, needed where a residual and an activation
+    const void *y;            /* backward: forward's y, needed where a residual and an activation
                                    meet, and not read elsewhere */
     void *dresidual;          /* backward: g, written where a residual was given; NULL: not wanted;
                               may be dy */
@@ -266,7 +270,7 @@ typedef struct bn_param {
  * mean[d] is the mean so far, m2[d]/count the biased variance. */
 typedef struct bn_moments {
     size_t num_features; /* D */
-    double count;        /* W so far: the sum of the weights, times the positions */
+    double count;        /* W so far: the sum of the weights of all positions */
     double *mean;        /* [D] */
     double *m2;          /* [D]; sum of w * (x - mean)^2 */
 
@@ -410,7 +414,8 @@ BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, co
  *
  * Returns what bn_layer_forward returns, and
  * BN_STATUS_NULL_POINTER    batch is NULL
- * BN_STATUS_BAD_OPTION      dtype is none of bn_dtype; a sample weight is negative, NaN or Inf
+ * BN_STATUS_BAD_OPTION      dtype is none of bn_dtype; a weight, or the product of a sample's and a
+ *                           position's, is negative, NaN or Inf
  * BN_STATUS_BAD_SHAPE       a stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP         y overlaps the residual or the weights, the cache anything, or inputs
  *                           overlap in part
@@ -433,8 +438,8 @@ BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *bat
  *
  * Returns what bn_layer_backward returns, and
  * BN_STATUS_NULL_POINTER  batch is NULL; a residual and an activation meet and batch->y is NULL
- * BN_STATUS_BAD_OPTION    dtype is none of bn_dtype; a sample weight is negative, NaN or Inf;
- *                         dresidual is given without a residual
+ * BN_STATUS_BAD_OPTION    dtype is none of bn_dtype; a weight, or the product of a sample's and a
+ *                         position's, is negative, NaN or Inf; dresidual is given without a residual
  * BN_STATUS_BAD_SHAPE     a stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP       dresidual overlaps anything but dy as a whole, dx overlaps the weights or
  *                         y, the cache anything, or inputs overlap in part
@@ -578,12 +583,13 @@ BN_API void bn_moments_free(bn_moments *moments);
  * the pairwise formula of T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the
  * Sample Variance", The American Statistician 37 (1983).
  *
- * Of batch, n, spatial, x_stride, dtype and sample_weight are looked at. x is only read. A batch of
+ * Of batch, n, spatial, x_stride, dtype and both weights are looked at. x is only read. A batch of
  * one value, or of no weight, may be added. All work is done by the caller's thread.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER   moments, batch or x is NULL
- * BN_STATUS_BAD_OPTION     dtype is none of bn_dtype; a sample weight is negative, NaN or Inf
+ * BN_STATUS_BAD_OPTION     dtype is none of bn_dtype; a weight, or the product of a sample's and a
+ *                          position's, is negative, NaN or Inf
  * BN_STATUS_BAD_SHAPE      x_stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP        x or the weights overlap the moments' arrays
  * BN_STATUS_BAD_STATE      the moments were not initialized

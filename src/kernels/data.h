@@ -52,6 +52,8 @@ typedef struct bni_form {
     size_t planes, plane_stride; /* 1 and 0 where there are no planes */
     const float *weight;         /* row r has weight[r*weight_step]; NULL: all 1 */
     size_t weight_step;
+    const float *position; /* a second factor, where there is the first: of rows position[r], of a
+                              plane's column position[c]; NULL: all 1 */
 } bni_form;
 
 /* How many rows, or lines of a cache line's length, there are to sum up a column's elements. */
@@ -85,6 +87,7 @@ typedef struct bni_sheet {
 static inline void bni_check_sheet(const bni_sheet *sheet, size_t most_cols) {
     const bni_form *form = &sheet->form;
     BNI_ASSERT(form->rows >= 1 && form->cols >= 1 && form->planes >= 1 && sheet->hints.band >= 1);
+    BNI_ASSERT(form->position == NULL || form->weight != NULL);
     if (form->plane_stride == 0) {
         BNI_ASSERT(form->planes == 1 && form->cols <= most_cols);
         BNI_ASSERT(form->x_stride >= form->cols && form->y_stride >= form->cols);
@@ -115,9 +118,21 @@ static inline void bni_place(bni_buffers *at, const bni_buffers *from, size_t x,
     at->dresidual = bni_output_at(from->dresidual, y);
 }
 
-/* The weight of a row, where there are weights. */
+/* The weight of a row, where there are weights; of a plane only the first factor. */
 static inline float bni_weight(const bni_form *form, size_t row) {
-    return bni_load_float(form->weight + row * form->weight_step);
+    const float weight = bni_load_float(form->weight + row * form->weight_step);
+    return form->position == NULL || form->plane_stride != 0
+               ? weight
+               : weight * bni_load_float(form->position + row);
+}
+
+/* Whether the columns of planes have weights of their own, and the weight of one then. */
+static inline bool bni_weighs_columns(const bni_form *form) {
+    return form->position != NULL && form->plane_stride != 0;
+}
+
+static inline float bni_column_weight(const bni_form *form, size_t column) {
+    return bni_weight(form, 0) * bni_load_float(form->position + column);
 }
 
 /* What turns x into y and dy into dx, a value a column:
@@ -157,8 +172,12 @@ static inline bool bni_rebuilds(bni_activation act) {
 
 typedef struct bni_data_kernels {
     /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2: in float over the
-     * runs of a sheet, each of which is then added in double. A row of weight 0 is not read. */
+     * runs of a sheet, each of which is then added in double. What has weight 0 adds nothing,
+     * whatever its x is. */
     void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);
+
+    /* The sum of the weights of a plane's columns, which have their own, in double. */
+    double (*weigh)(const bni_form *form);
 
     void (*normalize)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act);
 

@@ -280,9 +280,9 @@ BNI_INLINE bool is_left_out(const bni_form *form, size_t row) {
 /* ---- Sums ----------------------------------------------------------------------------------- */
 
 /* What is summed up, as constants: a value v and its product with d = x - center. Of moments, center
- * is the pivot and v = w * d; else v = g. */
+ * is the pivot and v = w * d; else v = g. Only of planes may columns have weights of their own. */
 typedef struct terms {
-    bool moments, weighted;
+    bool moments, weighted, columns;
     bool plain; /* no weights, and the rest is known: whole runs are unrolled */
     bni_activation act;
 } terms;
@@ -297,7 +297,7 @@ typedef struct line_coef {
 } line_coef;
 
 /* Lines below each other: the first one's offsets in x and in all others, how far it is to the next,
- * and the first one's row. */
+ * and the first one's row, or which of a plane's lines it is. */
 typedef struct lines {
     size_t x, y, x_step, y_step, row;
 } lines;
@@ -337,7 +337,13 @@ BNI_INLINE size_t lanes_of(size_t columns, size_t v) {
     return columns >= before + BNI_LANES ? BNI_LANES : columns > before ? columns - before : 0;
 }
 
-/* Lanes that have no column have x = center and dy = 0. */
+/* Of vector v of a plane's line. */
+BNI_INLINE vf column_weights(const bni_form *form, size_t line, size_t v, size_t lanes) {
+    const float *from = form->position + line * BNI_PAD + v * BNI_LANES;
+    return vf_mul(vf_set1(bni_weight(form, 0)), load(from, lanes, vf_set1(0.0f)));
+}
+
+/* Lanes that have no column have x = center and dy = 0, and weight 0 where columns have weights. */
 BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, const size_t vectors,
                          size_t columns, const line_coef *coef, const terms of, line_sums *to) {
     const vf zero = vf_set1(0.0f);
@@ -351,13 +357,20 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
         const size_t x = at.x + v * BNI_LANES, y = at.y + v * BNI_LANES;
         const size_t lanes = lanes_of(columns, v);
         const vf center = coef->center[v];
-        vf d = vf_sub(load(x_at(sheet, x), lanes, center), center);
+        const vf own = of.columns ? column_weights(&sheet->form, at.row, v, lanes) : weight;
+        vf here = load(x_at(sheet, x), lanes, center);
+        if (of.columns && of.moments) {
+            here = vf_where_zero(own, center, here);
+        }
+        vf d = vf_sub(here, center);
         const vf value = !of.moments ? gradient_at(&sheet->at, y, lanes, d, coef->scale[v],
                                                    coef->shift[v], of.act)
-                         : weighs    ? vf_mul(weight, d)
+                         : weighs    ? vf_mul(own, d)
                                      : d;
         if (left_out) { /* where its gradient is 0 it adds nothing */
             d = vf_where_zero(value, zero, d);
+        } else if (of.columns && !of.moments) {
+            d = vf_where_zero(own, vf_where_zero(value, zero, d), d);
         }
         to->one[v] = first ? value : vf_add(to->one[v], value);
         to->two[v] = first ? vf_mul(value, d) : vf_fma(value, d, to->two[v]);
@@ -480,7 +493,7 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
         line_doubles one = no_doubles(), two = no_doubles();
         for (size_t i = 0; i < count; i += BNI_RUN) {
             const size_t first = p * sheet->form.plane_stride + i * BNI_PAD;
-            const lines at = {first, first, BNI_PAD, BNI_PAD, 0};
+            const lines at = {first, first, BNI_PAD, BNI_PAD, i};
             line_sums run;
             run_sums(sheet, at, least(count - i, BNI_RUN), LINE, BNI_PAD,
                      count - i > BNI_RUN ? BNI_PAD : left, &line, of, &run);
@@ -498,7 +511,9 @@ BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
     if (own.form.plane_stride != 0) {
-        sums_of_planes(&own, &values, s1, s2, of);
+        const bool columns = of.weighted && own.form.position != NULL;
+        sums_of_planes(&own, &values, s1, s2,
+                       (terms){of.moments, of.weighted, columns, of.plain, of.act});
     } else {
         sums_of_rows(&own, &values, s1, s2, of);
     }
@@ -513,6 +528,18 @@ static void moments(const bni_sheet *sheet, const float *pivot, double *s1, doub
     } else {
         sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .weighted = weighted});
     }
+}
+
+static double weigh(const bni_form *form) {
+    line_doubles sum = no_doubles();
+    for (size_t i = 0; i * BNI_PAD < form->cols; i++) {
+        vf line[BNI_SUMS_TILE];
+        BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
+            line[v] = column_weights(form, i, v, lanes_of(form->cols - i * BNI_PAD, v));
+        }
+        add_run(&sum, line);
+    }
+    return add_columns(sum);
 }
 
 static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_activation act, double *s1,
@@ -654,7 +681,8 @@ BNI_INLINE vector_coef load_vector_coef(const bni_coef *coef, size_t c, size_t l
 }
 
 /* How the vectors of a row are gone through. Of constant statistics x is not looked at, but to
- * rebuild z; nor for the gradient itself in a row of weight 0, which is `direct`. */
+ * rebuild z; nor for the gradient itself in a row of weight 0, which is `direct`. The weight is a
+ * plane's first factor where its columns have their own. */
 typedef struct row_way {
     bool looks_at_x, direct;
     vf weight;
@@ -673,9 +701,10 @@ typedef struct input_kind {
     bool plain;
 } input_kind;
 
+/* position: the second factors of the lanes' weights, or NULL. */
 BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out, size_t lanes,
-                                  const vector_coef *by, const row_way *way, const input_kind kind,
-                                  const bool stream) {
+                                  const float *position, const vector_coef *by, const row_way *way,
+                                  const input_kind kind, const bool stream) {
     const vf center = by->affine.center, scale = by->affine.scale;
     const bool looks_at_x = kind.plain || way->looks_at_x;
     const vf d = looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
@@ -685,6 +714,11 @@ BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out,
     }
     if (kind.plain) {
         g = vf_add(vf_fma(d, by->slope, by->offset), g);
+    } else if (!way->direct && position != NULL) { /* where the weight is 0, whatever x is, g */
+        const vf zero = vf_set1(0.0f);
+        const vf weight = vf_mul(way->weight, load(position, lanes, zero));
+        const vf through = vf_fma(vf_where_zero(weight, zero, d), by->slope, by->offset);
+        g = vf_where_zero(weight, g, vf_fma(weight, through, g));
     } else if (!way->direct) {
         g = vf_fma(way->weight, vf_fma(d, by->slope, by->offset), g);
     }
@@ -703,8 +737,8 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
         fetch_row(x_at(sheet, in), dy_at(sheet, out), (float *)sheet->at.dx + in, vectors, lanes,
                   &sheet->hints, stream);
         BNI_EACH_VECTOR(v) {
-            grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, &by[v], &way,
-                              kind, stream);
+            grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, NULL, &by[v],
+                              &way, kind, stream);
         }
     }
 }
@@ -714,11 +748,14 @@ BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size
                                    size_t plane, const vector_coef *whole, const row_way *way,
                                    const input_kind kind) {
     const vector_coef by = lanes == BNI_LANES ? *whole : load_vector_coef(coef, plane, lanes, true);
+    const bool columns = !kind.plain && sheet->form.position != NULL;
+    const float *position =
+        columns ? sheet->form.position + (at - plane * sheet->form.plane_stride) : NULL;
     fetch_row(x_at(sheet, at), dy_at(sheet, at), (float *)sheet->at.dx + at, vectors, BNI_LANES,
               &sheet->hints, stream);
     BNI_EACH_VECTOR(v) {
-        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes, &by, way, kind,
-                          stream);
+        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes,
+                          columns ? position + v * BNI_LANES : NULL, &by, way, kind, stream);
     }
 }
 
@@ -762,4 +799,7 @@ static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_activat
 }
 
 #define BNI_DATA_KERNELS                                                                           \
-    { .moments = moments, .normalize = normalize, .grad_sums = grad_sums, .grad_input = grad_input }
+    {                                                                                              \
+        .moments = moments, .weigh = weigh, .normalize = normalize, .grad_sums = grad_sums,        \
+        .grad_input = grad_input                                                                   \
+    }

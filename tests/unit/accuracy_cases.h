@@ -36,7 +36,7 @@ static const char *const accuracy_names[ACCURACY_DATA] = {
 typedef struct accuracy_case {
     size_t n, num_features, spatial;
     double offset, spread, outlier;
-    bool weighted;
+    bool weighted, by_position; /* by_position: and some count twice or not at all */
     double first_weight;
     accuracy_data data;
     bn_activation activation;
@@ -139,8 +139,14 @@ static inline ref_errors accuracy_measure(const accuracy_case *c) {
     for (size_t i = 0; i < c->n; i++) {
         weight[i] = i == 0 ? (float)c->first_weight : 1;
     }
-    batch.sample_weight = c->weighted ? weight : NULL;
+    float *position = ref_floats(c->n * c->spatial);
+    for (size_t k = 0; k < c->n * c->spatial; k++) {
+        position[k] = weight[k / c->spatial] * (k % 5 == 4 ? 0 : k % 3 == 2 ? 2.0f : 1.0f);
+    }
+    batch.sample_weight = c->weighted && !c->by_position ? weight : NULL;
+    batch.position_weight = c->weighted && c->by_position ? position : NULL;
     errors = accuracy_run(c, &layer, &batch);
+    free(position);
     free(weight);
     bn_layer_free(&layer);
     return errors;

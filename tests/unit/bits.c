@@ -93,5 +93,10 @@ int main(int argc, char **argv) {
         const unsigned kind = kinds[k / 2 % 5] | (k % 2 ? WITH_LEAKY : WITH_CLIP);
         print_case(small_shapes[k / 10], kind, 1 + (int)(k % 3));
     }
+    for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
+        const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
+        print_case(shape, WITH_POSITIONS | EVERYTHING, 1);
+        print_case(shape, WITH_POSITIONS | UNTRACKED | WITH_STRIDES, 2);
+    }
     return 0;
 }

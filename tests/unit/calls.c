@@ -33,6 +33,9 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     if (kind & WITH_WEIGHTS) {
         trial_add_weights(&r.t);
     }
+    if (kind & WITH_POSITIONS) {
+        trial_add_positions(&r.t);
+    }
     if (kind & WITH_RESIDUAL) {
         trial_add_residual(&r.t);
     }
@@ -125,7 +128,8 @@ static bn_status make_fold_next(rig *r) {
 static bn_status make_layers(rig *r) {
     bn_layer layer;
     const bn_options *options = &r->t.layer.options;
-    const size_t features = r->t.layer.num_features, bytes = bn_layer_bytes(features, options, NULL);
+    const size_t features = r->t.layer.num_features,
+                 bytes = bn_layer_bytes(features, options, NULL);
     bn_status status = init_in_block(&layer, features, options, r->memory, bytes);
     if (status == BN_STATUS_OK) {
         bn_layer_free(&layer);

@@ -19,9 +19,9 @@ enum {
     UNTRACKED = 256,
     FROZEN = 512, /* and not untracked */
     KINDS = 1024,
-    WITH_LEAKY =
-        1024, /* these two are no kinds of a loop over KINDS, and in the place of WITH_RELU */
-    WITH_CLIP = 2048,
+    WITH_POSITIONS = 1024, /* with any of these kinds */
+    WITH_LEAKY = 2048,     /* these two in the place of WITH_RELU */
+    WITH_CLIP = 4096,
     EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU
 };
 

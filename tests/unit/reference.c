@@ -46,8 +46,11 @@ static size_t plane(const ref_result *shape, size_t i, size_t d) {
     return (i * shape->num_features + d) * shape->spatial;
 }
 
-static double weight_of(const bn_batch *batch, size_t i) {
-    return batch->sample_weight ? (double)batch->sample_weight[i] : 1.0;
+double ref_weight(const bn_batch *batch, size_t i, size_t s) {
+    float sample = batch->sample_weight ? batch->sample_weight[i] : 1;
+    float position =
+        batch->position_weight ? batch->position_weight[i * ref_spatial(batch) + s] : 1;
+    return (double)(sample * position);
 }
 
 static double gamma_of(const bn_layer *layer, size_t d) {
@@ -91,16 +94,18 @@ static double xhat(const ref_result *r, size_t d, float x) {
     return centered(r, d, x) * r->invstd[d];
 }
 
-/* sum of w * (x - mean)^power over a feature; samples of weight 0 are not read. */
+/* sum of w * (x - mean)^power over a feature; what has weight 0 is not read. */
 static double moment(const ref_result *r, const bn_batch *batch, const float *x, size_t d,
                      int power) {
     size_t stride = ref_x_stride(batch, r->num_features);
     sum total = {0};
     for (size_t i = 0; i < r->n; i++) {
-        double w = weight_of(batch, i);
-        for (size_t s = 0; w > 0 && s < r->spatial; s++) {
-            double c = centered(r, d, x[i * stride + d * r->spatial + s]);
-            sum_add(&total, w * (power == 1 ? c : c * c));
+        for (size_t s = 0; s < r->spatial; s++) {
+            double w = ref_weight(batch, i, s);
+            if (w > 0) {
+                double c = centered(r, d, x[i * stride + d * r->spatial + s]);
+                sum_add(&total, w * (power == 1 ? c : c * c));
+            }
         }
     }
     return sum_total(total);
@@ -173,7 +178,9 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
 
     sum weight = {0};
     for (size_t i = 0; i < r.n; i++) {
-        sum_add(&weight, weight_of(batch, i) * (double)r.spatial);
+        for (size_t s = 0; s < r.spatial; s++) {
+            sum_add(&weight, ref_weight(batch, i, s));
+        }
     }
     r.weight = sum_total(weight);
 
@@ -234,8 +241,8 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
                              fabs(r->dbeta[d]) * (1 + REF_UNIT * fabs(r->mean[d] * r->invstd[d]));
 
         for (size_t i = 0; i < r->n; i++) {
-            double share = layer->frozen ? 0.0 : weight_of(batch, i) / r->weight;
             for (size_t s = 0; s < r->spatial; s++) {
+                double share = layer->frozen ? 0.0 : ref_weight(batch, i, s) / r->weight;
                 size_t from = i * x_stride + d * r->spatial + s, to = plane(r, i, d) + s;
                 double g = r->dresidual[to];
                 if (share > 0) {
@@ -258,8 +265,7 @@ void ref_running(ref_result *r, const bn_layer *layer) {
     }
     for (size_t d = 0; d < r->num_features; d++) {
         r->running_mean[d] = keep * ref_running_mean(layer, d) + (1 - keep) * r->mean[d];
-        r->running_var[d] =
-            keep * ref_running_var(layer, d) + (1 - keep) * r->var[d] * correction;
+        r->running_var[d] = keep * ref_running_var(layer, d) + (1 - keep) * r->var[d] * correction;
     }
 }
 

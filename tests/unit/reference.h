@@ -70,6 +70,7 @@ void ref_running(ref_result *result, const bn_layer *layer);
 size_t ref_spatial(const bn_batch *batch);                       /* at least 1 */
 size_t ref_x_stride(const bn_batch *batch, size_t num_features); /* D*S where it is 0 */
 size_t ref_y_stride(const bn_batch *batch, size_t num_features);
+double ref_weight(const bn_batch *batch, size_t i, size_t s); /* of sample i, position s */
 
 /* ---- How far the library is from it ---------------------------------------------------------- */
 

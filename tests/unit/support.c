@@ -143,8 +143,7 @@ void snapshot_restore_running(const snapshot *before, bn_layer *layer) {
     float *arrays[SNAPSHOT_ARRAYS];
     list_arrays(layer, arrays);
     for (size_t k = 0; k < COUNT_OF(running); k++) {
-        memcpy(arrays[running[k]], before->arrays[running[k]],
-               layer->num_features * sizeof(float));
+        memcpy(arrays[running[k]], before->arrays[running[k]], layer->num_features * sizeof(float));
     }
 }
 
@@ -212,6 +211,7 @@ void trial_free(trial *t) {
     free(t->y);
     free(t->dy);
     free(t->sample_weight);
+    free(t->position_weight);
     free(t->residual);
     free(t->dresidual);
 }
@@ -224,6 +224,17 @@ void trial_add_weights(trial *t) {
         t->sample_weight[1] = 0;
     }
     t->batch.sample_weight = t->sample_weight;
+}
+
+void trial_add_positions(trial *t) {
+    ref_random random = {4};
+    size_t count = t->batch.n * ref_spatial(&t->batch);
+    t->position_weight = ref_floats(count);
+    ref_fill_uniform(&random, t->position_weight, count, 0.75, 2.0);
+    for (size_t k = 2; k < count; k += 1 + ref_bits(&random) % 5) {
+        t->position_weight[k] = 0;
+    }
+    t->batch.position_weight = t->position_weight;
 }
 
 void trial_add_residual(trial *t) {
@@ -249,12 +260,13 @@ static void check_gaps(const trial *t, const float *output, size_t count, size_t
 
 void trial_describe(const trial *t) {
     static const char *const names[] = {"", ", ReLU", ", leaky ReLU", ", clip"};
-    print_error("n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s:\n", t->batch.n,
-                t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
-                t->layer.options.num_threads, t->batch.sample_weight ? ", weights" : "",
-                t->batch.residual ? ", residual" : "", names[t->layer.options.activation],
-                t->layer.frozen ? ", frozen" : "",
-                t->layer.running_mean ? "" : ", no running values");
+    print_error(
+        "n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s%s:\n", t->batch.n,
+        t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
+        t->layer.options.num_threads, t->batch.sample_weight ? ", weights" : "",
+        t->batch.position_weight ? ", of positions" : "", t->batch.residual ? ", residual" : "",
+        names[t->layer.options.activation], t->layer.frozen ? ", frozen" : "",
+        t->layer.running_mean ? "" : ", no running values");
 }
 
 /* ---- Trials against the reference ------------------------------------------------------------ */
@@ -288,13 +300,14 @@ static double error_of_y(const trial *t, const ref_result *want) {
     return error;
 }
 
-/* What dx is measured by where there are weights: the size of its terms. xhat of a masked sample,
+/* What dx is measured by where there are weights: the size of its terms. xhat of what is masked,
  * and with it dgamma, may be as large as it likes, so that dy says nothing of dx's size. */
 static void scale_dx_by_terms(const trial *t, ref_result *want) {
     for (size_t i = 0; i < want->n; i++) {
-        double share = t->layer.frozen ? 0.0 : (double)t->sample_weight[i] / want->weight;
         for (size_t k = 0; k < row_of(t); k++) {
             size_t d = k / want->spatial;
+            double weight = ref_weight(&t->batch, i, k % want->spatial);
+            double share = t->layer.frozen ? 0.0 : weight / want->weight;
             double sums = fabs(want->dbeta[d]) + fabs(xhat_of(t, want, i, k) * want->dgamma[d]);
             double terms = fabs(want->dresidual[i * row_of(t) + k]) + share * sums;
             want->dx_scale[d] =
@@ -314,7 +327,7 @@ void trial_check(trial *t) {
     if (updates) {
         ref_running(&want, &t->layer);
     }
-    if (t->sample_weight) {
+    if (t->sample_weight || t->position_weight) {
         scale_dx_by_terms(t, &want);
     }
     trial_run(t);

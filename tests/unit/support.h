@@ -93,7 +93,7 @@ typedef struct snapshot {
 } snapshot;
 
 snapshot snapshot_take(const bn_layer *layer);
-void snapshot_check(const snapshot *before, const bn_layer *layer); /* bit for bit the same */
+void snapshot_check(const snapshot *before, const bn_layer *layer);     /* bit for bit the same */
 void snapshot_restore_running(const snapshot *before, bn_layer *layer); /* with their rests */
 void snapshot_free(snapshot *before);
 
@@ -108,7 +108,7 @@ typedef struct trial {
     size_t x_count; /* elements of x and dx, from the first to the last */
     size_t y_count; /* the same of y, dy, residual and dresidual */
     float *x, *dx, *y, *dy;
-    float *sample_weight, *residual, *dresidual; /* NULL until added */
+    float *sample_weight, *position_weight, *residual, *dresidual; /* NULL until added */
 } trial;
 
 trial trial_new(size_t num_features, const bn_options *options, bn_batch batch);
@@ -119,6 +119,9 @@ void trial_describe(const trial *t);
 
 /* Weights in [0.75, 2); of 3 samples or more, one has weight 0. */
 void trial_add_weights(trial *t);
+
+/* A weight a position in [0.75, 2); from the third value on, some are 0. */
+void trial_add_positions(trial *t);
 
 /* A residual, and for backward y and dresidual. */
 void trial_add_residual(trial *t);

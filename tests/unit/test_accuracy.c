@@ -96,16 +96,17 @@ static void limits_hold_where_products_are_no_floats(void **state) {
     int count = 0;
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         for (size_t k = 0; k < sizeof spreads / sizeof *spreads; k++) {
-            for (int kind = 0; kind < 5; kind++) {
+            for (int kind = 0; kind < 6; kind++) {
                 accuracy_case c = {.n = shapes[s][0],
                                    .num_features = shapes[s][1],
                                    .spatial = shapes[s][2],
                                    .spread = spreads[k],
                                    .gradient = spreads[k] > 1 ? 1e20 : 1e-12,
                                    .eps = 1e-45f,
-                                   .weighted = kind == 1,
+                                   .weighted = kind % 2 == 1,
+                                   .by_position = kind == 3,
                                    .first_weight = 0.5,
-                                   .activation = (bn_activation)(kind < 2 ? 0 : kind - 1)};
+                                   .activation = (bn_activation)(kind < 2 ? 0 : kind % 4)};
                 count += !holds(&c);
             }
         }
@@ -158,8 +159,9 @@ static void an_outlying_first_row_costs_nothing(void **state) {
         c.outlier = 1e9;
         broken_cases += !holds(&c);
         c.weighted = true;
-        for (size_t w = 0; w < sizeof weights / sizeof *weights; w++) {
-            c.first_weight = weights[w];
+        for (size_t w = 0; w < 2 * sizeof weights / sizeof *weights; w++) {
+            c.first_weight = weights[w / 2];
+            c.by_position = w % 2;
             broken_cases += !holds(&c);
         }
     }

@@ -18,7 +18,8 @@ enum {
     NO_SCALE = 1 << 4,
     NO_SHIFT = 1 << 5,
     FROZEN = 1 << 6,
-    RELU = 1 << 7, /* a bn_activation times this */
+    POSITIONS = 1 << 7,
+    RELU = 1 << 8, /* a bn_activation times this */
     COMBINATIONS = 4 * RELU
 };
 
@@ -39,6 +40,9 @@ static trial combination(unsigned what) {
     t.layer.frozen = what & FROZEN;
     if (what & WEIGHTS) {
         trial_add_weights(&t);
+    }
+    if (what & POSITIONS) {
+        trial_add_positions(&t);
     }
     if (what & RESIDUAL) {
         trial_add_residual(&t);
@@ -273,15 +277,136 @@ static void a_weight_of_two_is_a_sample_twice(void **state) {
     trial_free(&t);
 }
 
+/* Of samples, of positions, of both. */
 static void weights_over_many_blocks_are_right(void **state) {
     (void)state;
-    static const size_t shapes[][3] = {{600, 3, 1}, {513, 16, 1}, {70, 4, 20},
-                                       {300, 1, 2}, {40, 600, 2}, {3, 5, 1030}};
-    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        trial t =
-            trial_new(shapes[k][1], NULL, (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
-        trial_add_weights(&t);
+    static const size_t shapes[][3] = {{600, 3, 1},  {513, 16, 1}, {70, 4, 20},   {300, 1, 2},
+                                       {40, 600, 2}, {3, 5, 1030}, {1, 3, 40000}, {300, 2, 300}};
+    for (size_t k = 0; k < 3 * COUNT_OF(shapes); k++) {
+        const size_t *shape = shapes[k / 3];
+        trial t = trial_new(shape[1], NULL, (bn_batch){.n = shape[0], .spatial = shape[2]});
+        if (k % 3 != 1) {
+            trial_add_weights(&t);
+        }
+        if (k % 3 != 0) {
+            trial_add_positions(&t);
+        }
         trial_check(&t);
+        trial_free(&t);
+    }
+}
+
+/* ---- Weights of positions -------------------------------------------------------------------- */
+
+static const size_t position_shapes[][3] = {{7, 5, 1},  {1, 4, 5},   {20, 3, 5},  {40, 33, 2},
+                                            {2, 3, 17}, {1, 2, 300}, {20, 7, 300}};
+enum { POSITION_SHAPES = sizeof position_shapes / sizeof *position_shapes };
+
+static bn_batch batch_of(const size_t *shape) {
+    return (bn_batch){.n = shape[0], .spatial = shape[2]};
+}
+
+static void assert_same_results(const trial *got, const trial *want) {
+    assert_same_statistics(&got->layer, want);
+    assert_near(got->y, want->y, want->y_count, 2 * REF_LIMIT);
+    assert_near(got->dx, want->dx, want->x_count, 2 * REF_LIMIT_DX);
+}
+
+/* The padding is as if it were not there: N x C x T with a mask, and the real positions alone as rows.
+ * Both are within the limits of the same numbers. Whatever the padding holds, no loss comes from it. */
+static void masked_positions_are_left_out(void **state) {
+    (void)state;
+    for (size_t k = 0; k < POSITION_SHAPES; k++) {
+        const size_t *shape = position_shapes[k], C = shape[1], T = shape[2];
+        trial padded = trial_new(C, NULL, batch_of(shape));
+        float *mask = ref_floats(shape[0] * T);
+        size_t real = 0;
+        for (size_t i = 0; i < shape[0]; i++) {
+            const size_t length = i == 0 ? T - T / 4 : (i * 7 + T / 2) % (T + 1);
+            for (size_t s = 0; s < length; s++) {
+                mask[i * T + s] = 1;
+            }
+            real += length;
+        }
+        trial packed = trial_new(C, NULL, (bn_batch){.n = real});
+        for (size_t j = 0, row = 0; j < shape[0] * T; j++) {
+            for (size_t d = 0; d < C; d++) {
+                const size_t at = (j / T * C + d) * T + j % T;
+                if (mask[j] != 0) {
+                    packed.x[row * C + d] = padded.x[at];
+                    packed.dy[row * C + d] = padded.dy[at];
+                } else {
+                    padded.x[at] = 1e30f;
+                    padded.dy[at] = 0;
+                }
+            }
+            row += mask[j] != 0;
+        }
+        padded.batch.position_weight = mask;
+        trial_run(&padded);
+        trial_run(&packed);
+        assert_same_statistics(&padded.layer, &packed);
+        ref_result want = ref_forward(&packed.layer, &packed.batch, packed.x);
+        ref_backward(&want, &packed.layer, &packed.batch, packed.x, packed.dy);
+        for (size_t j = 0, row = 0; j < shape[0] * T; j++) {
+            for (size_t d = 0; d < C && mask[j] != 0; d++) {
+                const size_t at = (j / T * C + d) * T + j % T, to = row * C + d;
+                const double y = (double)packed.y[to], dx = (double)packed.dx[to];
+                assert_within(ref_units((double)padded.y[at], y, fmax(want.y_scale[d], 1)),
+                              2 * REF_LIMIT);
+                assert_within(ref_units((double)padded.dx[at], dx, want.dx_scale[d]),
+                              2 * REF_LIMIT_DX);
+            }
+            row += mask[j] != 0;
+        }
+        ref_free(&want);
+        free(mask);
+        trial_free(&padded);
+        trial_free(&packed);
+    }
+}
+
+/* Of all positions 1 they are none; of all positions of a sample the same, they are the sample's. */
+static void positions_that_weigh_the_same_weigh_as_samples(void **state) {
+    (void)state;
+    for (size_t k = 0; k < 2 * POSITION_SHAPES; k++) {
+        const size_t *shape = position_shapes[k / 2], spatial = shape[2];
+        trial want = trial_new(shape[1], NULL, batch_of(shape));
+        trial t = trial_new(shape[1], NULL, batch_of(shape));
+        float *weight = ref_floats(shape[0] * spatial);
+        if (k % 2) {
+            trial_add_weights(&want);
+        }
+        for (size_t j = 0; j < shape[0] * spatial; j++) {
+            weight[j] = k % 2 ? want.sample_weight[j / spatial] : 1;
+        }
+        t.batch.position_weight = weight;
+        trial_run(&want);
+        trial_run(&t);
+        assert_same_results(&t, &want);
+        free(weight);
+        trial_free(&want);
+        trial_free(&t);
+    }
+}
+
+/* The product is what counts, and it is rounded to float before it does: the bits are the same. */
+static void a_position_weighs_the_product(void **state) {
+    (void)state;
+    for (size_t k = 0; k < POSITION_SHAPES; k++) {
+        const size_t *shape = position_shapes[k];
+        trial want = trial_new(shape[1], NULL, batch_of(shape));
+        trial t = trial_new(shape[1], NULL, batch_of(shape));
+        trial_add_weights(&t);
+        trial_add_positions(&t);
+        trial_add_positions(&want);
+        for (size_t j = 0; j < shape[0] * shape[2]; j++) {
+            want.position_weight[j] *= t.sample_weight[j / shape[2]];
+        }
+        trial_run(&want);
+        trial_run(&t);
+        trial_check_same(&t, &want);
+        trial_free(&want);
         trial_free(&t);
     }
 }
@@ -291,11 +416,16 @@ static void weights_count_where_nothing_is_tracked(void **state) {
     (void)state;
     bn_options options = bn_options_default();
     options.track_running = false;
-    trial t = trial_new(4, &options, (bn_batch){.n = 9, .spatial = 2});
-    trial_add_weights(&t);
-    trial_check(&t);
-    trial_check_infer(&t);
-    trial_free(&t);
+    for (int positions = 0; positions < 2; positions++) {
+        trial t = trial_new(4, &options, (bn_batch){.n = 9, .spatial = 2});
+        trial_add_weights(&t);
+        if (positions) {
+            trial_add_positions(&t);
+        }
+        trial_check(&t);
+        trial_check_infer(&t);
+        trial_free(&t);
+    }
 }
 
 /* ---- Residuals ------------------------------------------------------------------------------- */
@@ -373,6 +503,9 @@ int main(void) {
         cmocka_unit_test(masked_samples_are_left_out),
         cmocka_unit_test(a_weight_of_two_is_a_sample_twice),
         cmocka_unit_test(weights_over_many_blocks_are_right),
+        cmocka_unit_test(masked_positions_are_left_out),
+        cmocka_unit_test(positions_that_weigh_the_same_weigh_as_samples),
+        cmocka_unit_test(a_position_weighs_the_product),
         cmocka_unit_test(weights_count_where_nothing_is_tracked),
         cmocka_unit_test(dresidual_is_dy_behind_the_activation),
         cmocka_unit_test(dresidual_may_be_dy),

@@ -88,8 +88,8 @@ static void check_calls(rig *r, size_t count) {
         }                                                                                          \
     } while (0)
 
-/* All kinds, and those with activations other than ReLU. */
-enum { ALL_KINDS = 4 * KINDS };
+/* All kinds, also with weights of positions and with activations other than ReLU. */
+enum { ALL_KINDS = 8 * KINDS };
 static bool exists(unsigned kind) {
     const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
     return (!(kind & FROZEN) || !(kind & UNTRACKED)) && (activation & (activation - 1)) == 0;
@@ -169,21 +169,25 @@ static void old_running_values_without_weight_raise_nothing(void **state) {
     }
 }
 
-/* Sample 1 has weight 0 and no gradient, and quiet NaNs and infinities for x. */
-static void check_masked(unsigned activation) {
+/* Sample 1, or positions, of weight 0 and no gradient have quiet NaNs and infinities for x. */
+static void check_masked(unsigned weights, unsigned activation) {
     for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
-        const unsigned all = WITH_WEIGHTS | activation;
+        const unsigned all = weights | activation;
         if (!exists(kind) ||
             (kind & (all | WITH_RELU | WITH_LEAKY | WITH_CLIP | WITH_STRIDES)) != all) {
             continue;
         }
         rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
         trial *t = &r.t;
-        const size_t row = t->x_count / t->batch.n;
-        t->sample_weight[1] = 0;
-        for (size_t j = row; j < 2 * row; j++) {
-            t->x[j] = j % 2 ? NAN : INFINITY;
-            t->dy[j] = 0;
+        const size_t row = t->x_count / t->batch.n, spatial = t->batch.spatial;
+        if (weights == WITH_WEIGHTS) {
+            t->sample_weight[1] = 0;
+        }
+        for (size_t j = 0; j < t->x_count; j++) {
+            if (ref_weight(&t->batch, j / row, j % spatial) == 0) {
+                t->x[j] = j % 2 ? NAN : INFINITY;
+                t->dy[j] = 0;
+            }
         }
         check_calls(&r, CALLS_ON_BATCHES);
         rig_free(&r);
@@ -191,19 +195,22 @@ static void check_masked(unsigned activation) {
 }
 
 /* A quiet NaN passes through additions and multiplications without a sound. */
-static void a_masked_sample_raises_nothing(void **state) {
+static void what_is_masked_raises_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    check_masked(0);
+    check_masked(WITH_WEIGHTS, 0);
+    check_masked(WITH_POSITIONS, 0);
 }
 
 /* But not through every kind of comparison and maximum. */
-static void a_masked_sample_raises_nothing_in_activations(void **state) {
+static void what_is_masked_raises_nothing_in_activations(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
-    check_masked(WITH_RELU);
-    check_masked(WITH_LEAKY);
-    check_masked(WITH_CLIP);
+    static const unsigned activations[] = {WITH_RELU, WITH_LEAKY, WITH_CLIP};
+    for (size_t k = 0; k < COUNT_OF(activations); k++) {
+        check_masked(WITH_WEIGHTS, activations[k]);
+        check_masked(WITH_POSITIONS, activations[k]);
+    }
 }
 
 /* Frozen, with gamma = 1, x so far from the mean that dgamma is just within float: dgamma / W *
@@ -233,8 +240,13 @@ static void all_calls_run_with_traps(void **state) {
     skip_unless(exceptions_are_seen());
     for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
         const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
-        static const unsigned kinds[] = {0,         EVERYTHING, FROZEN | EVERYTHING,
-                                         UNTRACKED, WITH_LEAKY, WITH_CLIP | WITH_RESIDUAL};
+        static const unsigned kinds[] = {0,
+                                         EVERYTHING,
+                                         FROZEN | EVERYTHING,
+                                         UNTRACKED,
+                                         WITH_LEAKY,
+                                         WITH_CLIP | WITH_RESIDUAL,
+                                         EVERYTHING | WITH_POSITIONS};
         for (size_t m = 0; m < COUNT_OF(kinds); m++) {
             rig r = rig_new(shape, kinds[m], 2);
             feclearexcept(FE_ALL_EXCEPT);
@@ -443,8 +455,8 @@ int main(void) {
         cmocka_unit_test(a_frozen_batch_without_weight_raises_nothing),
         cmocka_unit_test(one_frozen_sample_raises_nothing),
         cmocka_unit_test(old_running_values_without_weight_raise_nothing),
-        cmocka_unit_test(a_masked_sample_raises_nothing),
-        cmocka_unit_test(a_masked_sample_raises_nothing_in_activations),
+        cmocka_unit_test(what_is_masked_raises_nothing),
+        cmocka_unit_test(what_is_masked_raises_nothing_in_activations),
         cmocka_unit_test(what_nobody_asked_for_raises_nothing),
         cmocka_unit_test(threads_compute_in_the_callers_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),

@@ -32,9 +32,11 @@ static void check_same(const rig *got, const rig *want) {
 
 static const unsigned kinds[] = {0,
                                  EVERYTHING,
+                                 EVERYTHING | WITH_POSITIONS,
                                  WITH_RELU | WITH_STRIDES,
                                  UNTRACKED | WITH_WEIGHTS | NO_SCALE,
-                                 WITH_LEAKY,
+                                 UNTRACKED | WITH_POSITIONS | WITH_STRIDES,
+                                 WITH_LEAKY | WITH_POSITIONS,
                                  WITH_CLIP | WITH_WEIGHTS | WITH_RESIDUAL};
 
 /* (The portable kernels round a fused multiply-add twice, which shows once in 2^29.) */
@@ -62,7 +64,7 @@ static void machines_change_no_bit(void **state) {
                                        {3, 40, 2500},  {8200, 1030, 1}, {130, 65, 1024}};
     assert_true(bni_machine_count >= 2);
     for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        for (size_t kind = 0; kind < 2; kind++) {
+        for (size_t kind = 0; kind < 3; kind++) {
             rig want = run(shapes[k], kinds[kind], NULL, &bni_machines[0].tuning);
             for (size_t m = 1; m < bni_machine_count; m++) {
                 rig got = run(shapes[k], kinds[kind], NULL, &bni_machines[m].tuning);

@@ -24,7 +24,15 @@ typedef struct shape {
     size_t n, num_features, spatial, x_gap, y_gap; /* gaps: elements between samples */
 } shape;
 
-typedef enum weighting { WEIGHTS_NONE, WEIGHTS_MASK, WEIGHTS_REAL, WEIGHTS_KINDS } weighting;
+/* Of samples, but for the last two: of positions, and of both. */
+typedef enum weighting {
+    WEIGHTS_NONE,
+    WEIGHTS_MASK,
+    WEIGHTS_REAL,
+    WEIGHTS_POSITIONS,
+    WEIGHTS_BOTH,
+    WEIGHTS_KINDS
+} weighting;
 
 typedef struct config {
     shape shape;
@@ -38,7 +46,7 @@ typedef struct world {
     bn_layer layer;
     bn_batch batch;
     size_t x_stride, y_stride;
-    float *x, *y, *dy, *dx, *residual, *dresidual, *weight;
+    float *x, *y, *dy, *dx, *residual, *dresidual, *weight, *position;
     ref_result want; /* at the point itself */
 } world;
 
@@ -55,6 +63,19 @@ static float *tensor(ref_random *random, const shape *s, size_t stride) {
     return values;
 }
 
+/* Not all positions have any weight, but the first and the last of all. */
+static void fill_positions(ref_random *random, world *w) {
+    size_t count = w->setup.shape.n * w->setup.shape.spatial;
+    w->position = ref_floats(count);
+    if (w->setup.weights >= WEIGHTS_POSITIONS) {
+        ref_fill_uniform(random, w->position, count, 0.9, 1.6);
+        for (size_t k = 1; k + 1 < count; k += 3) {
+            w->position[k] = 0;
+        }
+        w->batch.position_weight = w->position;
+    }
+}
+
 static void fill_weights(ref_random *random, world *w) {
     size_t n = w->setup.shape.n;
     w->weight = ref_floats(n);
@@ -65,7 +86,9 @@ static void fill_weights(ref_random *random, world *w) {
     } else {
         ref_fill_uniform(random, w->weight, n, 0.6, 1.6);
     }
-    w->batch.sample_weight = w->setup.weights == WEIGHTS_NONE ? NULL : w->weight;
+    bool of_samples = w->setup.weights != WEIGHTS_NONE && w->setup.weights != WEIGHTS_POSITIONS;
+    w->batch.sample_weight = of_samples ? w->weight : NULL;
+    fill_positions(random, w);
 }
 
 enum { ACTIVATIONS = BN_ACTIVATION_CLIP + 1 };
@@ -148,7 +171,7 @@ static world make_world(const config *setup, double step) {
 }
 
 static void free_world(world *w) {
-    float *arrays[] = {w->x, w->y, w->dy, w->dx, w->residual, w->dresidual, w->weight};
+    float *arrays[] = {w->x, w->y, w->dy, w->dx, w->residual, w->dresidual, w->weight, w->position};
     for (size_t k = 0; k < sizeof arrays / sizeof *arrays; k++) {
         free(arrays[k]);
     }
@@ -334,7 +357,8 @@ static void every_combination(const shape *shapes, size_t count, const method *m
 /* Two samples; one feature; more than a vector of features and not a multiple of one. */
 static const shape dense_shapes[] = {{2, 3, 1, 0, 0}, {5, 1, 1, 0, 0}, {4, 17, 1, 0, 0}};
 static const shape strided_shapes[] = {{3, 19, 1, 3, 5}, {2, 2, 5, 1, 0}};
-static const shape spatial_shapes[] = {{2, 2, 49, 0, 0}, {1, 1, 130, 0, 0}};
+static const shape spatial_shapes[] = {
+    {2, 2, 49, 0, 0}, {1, 1, 130, 0, 0}, {1, 1, 300, 2, 1}, {20, 1, 5, 1, 0}};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -372,13 +396,12 @@ static void drop_term(world *w, bool of_variance) {
     const shape *s = &w->setup.shape;
     for (size_t i = 0; i < s->n; i++) {
         for (size_t d = 0; d < s->num_features; d++) {
-            double weight = w->batch.sample_weight ? (double)w->weight[i] : 1;
-            double factor = (double)w->layer.gamma[d] * w->want.invstd[d] * weight / w->want.weight;
+            double factor = (double)w->layer.gamma[d] * w->want.invstd[d] / w->want.weight;
             for (size_t p = d * s->spatial; p < (d + 1) * s->spatial; p++) {
                 size_t at = i * w->x_stride + p;
                 double xhat = ((double)w->x[at] - w->want.mean[d]) * w->want.invstd[d];
                 double term = of_variance ? xhat * w->want.dgamma[d] : w->want.dbeta[d];
-                w->dx[at] += (float)(factor * term);
+                w->dx[at] += (float)(factor * ref_weight(&w->batch, i, p % s->spatial) * term);
             }
         }
     }
@@ -421,6 +444,7 @@ static void a_wrong_sign_and_a_dropped_term_are_noticed(void **state) {
     static const config setups[] = {
         {{4, 17, 1, 0, 0}, WEIGHTS_REAL, true, false, true, true, BN_ACTIVATION_RELU},
         {{2, 2, 5, 1, 0}, WEIGHTS_NONE, true, false, true, true, BN_ACTIVATION_RELU},
+        {{2, 2, 5, 1, 0}, WEIGHTS_BOTH, true, false, true, true, BN_ACTIVATION_RELU},
         {{4, 17, 1, 0, 0}, WEIGHTS_NONE, true, false, true, true, BN_ACTIVATION_LEAKY_RELU},
         {{4, 17, 1, 0, 0}, WEIGHTS_REAL, true, false, true, true, BN_ACTIVATION_CLIP},
     };

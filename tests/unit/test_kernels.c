@@ -16,7 +16,7 @@
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-enum { X, RESIDUAL, Y, DY, DX, WEIGHT, OUT, DRESIDUAL, BUFFERS };
+enum { X, RESIDUAL, Y, DY, DX, WEIGHT, POSITION, OUT, DRESIDUAL, BUFFERS };
 enum { CENTER, SCALE, SHIFT, SLOPE, OFFSET, SUM1, SUM2, EXTRA1, EXTRA2, ARRAYS };
 static guarded buffers[BUFFERS], arrays[ARRAYS];
 
@@ -80,7 +80,7 @@ static const form forms[] = {
 
 typedef struct setting {
     const form *of;
-    bool at_end, stream, ahead, weighted;
+    bool at_end, stream, ahead, weighted, positions; /* positions: and weighted */
     size_t band, shift; /* where an output begins, in elements, unless it ends at the guard */
 } setting;
 
@@ -139,6 +139,14 @@ static bni_sheet sheet_of(const setting *s) {
         sheet.form.weight = placed;
         sheet.form.weight_step = f->planes == 0;
     }
+    if (s->positions) {
+        const size_t count = f->planes == 0 ? f->rows : f->cols;
+        float *placed = floats(&buffers[POSITION], count, s->at_end);
+        for (size_t k = 0; k < count; k++) {
+            placed[k] = weights[(k / 3 + k + f->cols) % COUNT_OF(weights)];
+        }
+        sheet.form.position = placed;
+    }
     return sheet;
 }
 
@@ -182,9 +190,11 @@ static double value_at(const void *values, place p) {
     return (double)((const float *)values)[p.at];
 }
 
-static double weight_at(const bni_sheet *sheet, size_t row) {
-    return sheet->form.weight == NULL ? 1.0
-                                      : (double)sheet->form.weight[row * sheet->form.weight_step];
+static double weight_at(const bni_sheet *sheet, place p) {
+    const bni_form *f = &sheet->form;
+    const double weight = f->weight == NULL ? 1.0 : (double)f->weight[p.row * f->weight_step];
+    const size_t at = f->plane_stride == 0 ? p.row : p.at % f->plane_stride;
+    return f->position == NULL ? weight : weight * (double)f->position[at];
 }
 
 static double z_at(const bni_sheet *sheet, const bni_coef *coef, place p) {
@@ -231,7 +241,10 @@ static void describe_setting(const setting *s, const char *kernel, int variant) 
     print_error("%s %d: %zu x %zu + %zu, %zu planes, band %zu, shift %zu%s%s%s%s\n", kernel,
                 variant, f->rows, f->cols, f->gap, f->planes, s->band, s->shift,
                 s->at_end ? ", at the end" : "", s->stream ? ", streamed" : "",
-                s->ahead ? ", ahead" : "", s->weighted ? ", weighted" : "");
+                s->ahead ? ", ahead" : "",
+                s->positions  ? ", weighted twice"
+                : s->weighted ? ", weighted"
+                              : "");
 }
 
 /* out[element] is what it should be, and is then as if it had not been written. */
@@ -283,7 +296,7 @@ static void check_grad_input(const setting *s, const bn_kernels *kernels) {
             const double d = value_at(sheet.at.x, p) - (double)coef.center[p.column];
             const double through =
                 constant ? 0.0
-                         : weight_at(&sheet, p.row) *
+                         : weight_at(&sheet, p) *
                                (d * (double)coef.slope[p.column] + (double)coef.offset[p.column]);
             check_element(s, "grad_input", variant, dx, p,
                           (double)coef.scale[p.column] * (g + through));
@@ -314,15 +327,19 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
     const float *pivot = coefficient(s, CENTER, 0.25f, 0);
     double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
     double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
-    double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
+    double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0}, total = 0;
     kernels->data.moments(&sheet, pivot, s1, s2);
     place p;
     for (size_t k = 0; next_place(s->of, k, &p); k++) {
         const double d = value_at(sheet.at.x, p) - (double)pivot[p.column];
-        add1[p.column] += weight_at(&sheet, p.row) * d;
-        add2[p.column] += weight_at(&sheet, p.row) * d * d;
+        add1[p.column] += weight_at(&sheet, p) * d;
+        add2[p.column] += weight_at(&sheet, p) * d * d;
+        total += p.column == 0 ? weight_at(&sheet, p) : 0;
     }
     check_sums(s, "moments", 0, s1, s2, add1, add2);
+    if (bni_weighs_columns(&sheet.form)) {
+        assert_true(kernels->data.weigh(&sheet.form) == total);
+    }
 }
 
 static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
@@ -355,14 +372,15 @@ static void check_variants(void (*check)(const setting *s, const bn_kernels *ker
     static const size_t bands[] = {1, 2, 100}, shifts[] = {0, 1, 4, 15};
     const bn_kernels *kernels = bni_kernels_select();
     for (size_t k = 0; k < COUNT_OF(forms); k++) {
-        for (unsigned bits = 0; bits < 16; bits++) {
+        for (unsigned bits = 0; bits < 32; bits++) {
             setting s = {.of = &forms[k],
                          .at_end = bits & 1,
                          .stream = bits & 2,
                          .ahead = bits & 4,
                          .weighted = bits & 8,
+                         .positions = bits & 16,
                          .band = 100};
-            if (s.stream && !writes) {
+            if ((s.stream && !writes) || (s.positions && !s.weighted)) {
                 continue;
             }
             for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(shifts) : 1); m++) {
@@ -382,6 +400,33 @@ static void every_normalize_is_right(void **state) {
 static void every_grad_input_is_right(void **state) {
     (void)state;
     check_variants(check_grad_input, true);
+}
+
+/* Whatever the sums came to: where the weight is 0 they are not looked at. */
+static void at_weight_0_dx_is_that_of_constants(void **state) {
+    (void)state;
+    size_t found[2] = {0, 0};
+    for (size_t k = 0; k < COUNT_OF(forms); k++) {
+        const setting s = {.of = &forms[k], .weighted = true, .positions = true, .band = 100};
+        bni_sheet sheet = sheet_of(&s);
+        const bni_coef coef = coef_of(&s, false);
+        for (size_t c = 0; c < columns_of(s.of); c++) {
+            floats(&arrays[SLOPE], columns_of(s.of), false)[c] = NAN;
+            floats(&arrays[OFFSET], columns_of(s.of), false)[c] = NAN;
+        }
+        sheet.at.dy = input(&s, DY, 0.5f);
+        float *dx = sheet.at.dx = output(&s, DX);
+        bni_kernels_select()->data.grad_input(&sheet, &coef, (bni_activation){0});
+        place p;
+        for (size_t m = 0; next_place(s.of, m, &p); m++) {
+            if (weight_at(&sheet, p) == 0) {
+                check_element(&s, "grad_input at weight 0", 0, dx, p,
+                              (double)coef.scale[p.column] * value_at(sheet.at.dy, p));
+                found[s.of->planes > 0]++;
+            }
+        }
+    }
+    assert_true(found[0] > 100 && found[1] > 100);
 }
 
 static void every_moments_is_right(void **state) {
@@ -572,6 +617,7 @@ static void features_end_where_they_end(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_normalize_is_right),
                                        cmocka_unit_test(every_grad_input_is_right),
+                                       cmocka_unit_test(at_weight_0_dx_is_that_of_constants),
                                        cmocka_unit_test(every_moments_is_right),
                                        cmocka_unit_test(every_grad_sums_is_right),
                                        cmocka_unit_test(activations_of_odd_numbers_are_right),

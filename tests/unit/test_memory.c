@@ -98,13 +98,15 @@ static void nothing_allocates_after_init(void **state) {
     (void)state;
     static const size_t shapes[][3] = {
         {50, 300, 1}, {200, 5, 1}, {9, 10, 30}, {3, 4, 700}, {3000, 70, 1}};
-    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        const size_t features = shapes[k][1];
+    for (size_t k = 0; k < 2 * COUNT_OF(shapes); k++) {
+        const size_t *shape = shapes[k / 2], features = shape[1];
         bn_options options = bn_options_default();
-        options.track_running = k != 1;
-        trial t =
-            trial_new(features, &options, (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
+        options.track_running = k / 2 != 1;
+        trial t = trial_new(features, &options, (bn_batch){.n = shape[0], .spatial = shape[2]});
         trial_add_weights(&t);
+        if (k % 2) {
+            trial_add_positions(&t);
+        }
         trial_add_residual(&t);
         float *scale = ref_floats(features), *shift = ref_floats(features);
         bn_moments moments, other;
@@ -172,7 +174,7 @@ static void inference_in_place_allocates_nothing(void **state) {
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
 /* What a trial points to, each in its own guarded memory. */
-enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, LAYER, BUFFERS };
+enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, POSITIONS, LAYER, BUFFERS };
 static guarded buffers[BUFFERS];
 
 static int map_buffers(void **state) {
@@ -240,11 +242,14 @@ static trial guard(const trial *t, size_t way) {
     g.dy = place_input(DY, t->dy, t->y_count, at_end);
     g.residual = place_input(RESIDUAL, t->residual, t->y_count, at_end);
     g.sample_weight = place_input(WEIGHTS, t->sample_weight, t->batch.n, at_end);
+    g.position_weight =
+        place_input(POSITIONS, t->position_weight, t->batch.n * ref_spatial(&t->batch), at_end);
     g.y = place_output(Y, t->y, t->y_count, at_end);
     g.dx = place_output(DX, t->dx, t->x_count, at_end);
     g.dresidual = place_output(DRESIDUAL, t->dresidual, t->y_count, at_end);
     g.batch.residual = g.residual;
     g.batch.sample_weight = g.sample_weight;
+    g.batch.position_weight = g.position_weight;
     g.batch.dresidual = g.dresidual;
     g.batch.y = t->batch.y ? g.y : NULL;
     return g;
@@ -253,7 +258,7 @@ static trial guard(const trial *t, size_t way) {
 /* Training and inference between guards give the same bits as elsewhere, and so does what lies
  * between rows: trial_check sees to it that elsewhere it is not written (and NaN there not read).
  */
-static void check_guarded(size_t features, bn_batch batch, bool everything) {
+static void check_guarded(size_t features, bn_batch batch, bool everything, bool positions) {
     bn_options options = bn_options_default();
     if (everything) {
         options.activation = BN_ACTIVATION_RELU;
@@ -262,6 +267,9 @@ static void check_guarded(size_t features, bn_batch batch, bool everything) {
     if (everything) {
         trial_add_weights(&t);
         trial_add_residual(&t);
+    }
+    if (positions) {
+        trial_add_positions(&t);
     }
     trial_check(&t);
     for (size_t k = 0; k < WAYS; k++) {
@@ -284,12 +292,12 @@ static void check_guarded(size_t features, bn_batch batch, bool everything) {
 
 static void check_guarded_layouts(size_t n, size_t features, size_t spatial) {
     const size_t row = features * spatial;
-    for (int everything = 0; everything < 2; everything++) {
-        check_guarded(features, (bn_batch){.n = n, .spatial = spatial}, everything);
+    for (int kind = 0; kind < 3; kind++) {
+        check_guarded(features, (bn_batch){.n = n, .spatial = spatial}, kind >= 1, kind == 2);
         check_guarded(
             features,
             (bn_batch){.n = n, .spatial = spatial, .x_stride = row + 3, .y_stride = row + 17},
-            everything);
+            kind >= 1, kind == 2);
     }
 }
 

@@ -55,22 +55,30 @@ static void assert_moments(const bn_moments *moments, const ref_result *want) {
 
 /* ---- Pieces ---------------------------------------------------------------------------------- */
 
-typedef enum weighting { WEIGHTS_NONE, WEIGHTS_MASK, WEIGHTS_REAL, WEIGHTS_KINDS } weighting;
+typedef enum weighting {
+    WEIGHTS_NONE,
+    WEIGHTS_MASK,
+    WEIGHTS_REAL,
+    WEIGHTS_POSITIONS,
+    WEIGHTS_BOTH,
+    WEIGHTS_KINDS
+} weighting;
 
 typedef struct dataset {
     bn_batch batch;
     size_t stride;
-    float *x, *weight;
+    float *x, *weight, *position;
     double offset;
     ref_result want;
 } dataset;
 
-/* NaN fills what is not data: the gaps between samples, and samples of weight 0. */
+/* NaN fills what is not data: the gaps between samples, and what has weight 0. */
 static dataset make_data(weighting weights, size_t spatial, size_t gap, double offset) {
     dataset data = {.stride = D * spatial + gap, .offset = offset};
     data.batch = (bn_batch){.n = N, .spatial = spatial, .x_stride = data.stride};
     data.x = ref_floats(N * data.stride);
     data.weight = ref_floats(N);
+    data.position = ref_floats(N * spatial);
     ref_random random = {3};
     for (size_t i = 0; i < N; i++) {
         float *row = data.x + i * data.stride;
@@ -80,7 +88,15 @@ static dataset make_data(weighting weights, size_t spatial, size_t gap, double o
             row[k] = NAN;
         }
     }
-    data.batch.sample_weight = weights == WEIGHTS_NONE ? NULL : data.weight;
+    bool of_samples = weights != WEIGHTS_NONE && weights != WEIGHTS_POSITIONS;
+    data.batch.sample_weight = of_samples ? data.weight : NULL;
+    data.batch.position_weight = weights >= WEIGHTS_POSITIONS ? data.position : NULL;
+    for (size_t k = 0; k < N * spatial && data.batch.position_weight; k++) {
+        data.position[k] = (float)(k % 3 == 1 ? 0 : 0.1 + ref_uniform(&random));
+        for (size_t d = 0; d < D && k % 3 == 1; d++) {
+            data.x[k / spatial * data.stride + d * spatial + k % spatial] = NAN;
+        }
+    }
     bn_layer plain = {.num_features = D, .options = bn_options_default()};
     data.want = ref_forward(&plain, &data.batch, data.x);
     return data;
@@ -89,6 +105,7 @@ static dataset make_data(weighting weights, size_t spatial, size_t gap, double o
 static void free_data(dataset *data) {
     free(data->x);
     free(data->weight);
+    free(data->position);
     ref_free(&data->want);
 }
 
@@ -97,6 +114,9 @@ static bn_status add_rows(bn_moments *moments, const dataset *data, size_t from,
     piece.n = to - from;
     if (piece.sample_weight) {
         piece.sample_weight += from;
+    }
+    if (piece.position_weight) {
+        piece.position_weight += from * piece.spatial;
     }
     return bn_moments_add(moments, &piece, data->x + from * data->stride);
 }
@@ -272,6 +292,7 @@ static void bad_arguments_leave_no_trace(void **state) {
     view before = view_of(&moments);
 
     const float negative[] = {1, -1}, nan[] = {NAN, 1}, infinite[] = {1, INFINITY};
+    const float huge[] = {0, 0x1p64f};
     const struct {
         bn_batch batch;
         bn_status want;
@@ -279,6 +300,10 @@ static void bad_arguments_leave_no_trace(void **state) {
         {{.n = 2, .sample_weight = negative}, BN_STATUS_BAD_OPTION},
         {{.n = 2, .sample_weight = nan}, BN_STATUS_BAD_OPTION},
         {{.n = 2, .sample_weight = infinite}, BN_STATUS_BAD_OPTION},
+        {{.n = 2, .position_weight = negative}, BN_STATUS_BAD_OPTION},
+        {{.n = 1, .spatial = 2, .position_weight = nan}, BN_STATUS_BAD_OPTION},
+        {{.n = 1, .spatial = 2, .position_weight = infinite}, BN_STATUS_BAD_OPTION},
+        {{.n = 2, .sample_weight = huge, .position_weight = huge}, BN_STATUS_BAD_OPTION},
         {{.n = 2, .dtype = (bn_dtype)7}, BN_STATUS_BAD_OPTION},
         {{.n = 2, .dtype = BN_DTYPE_BF16}, BN_STATUS_UNSUPPORTED},
         {{.n = 2, .dtype = BN_DTYPE_F16}, BN_STATUS_UNSUPPORTED},

@@ -29,7 +29,16 @@ static void mark(marks *m, const float *at, size_t cols) {
     }
 }
 
-static void mark_sheet(marks *m, const bni_sheet *sheet) {
+/* Where the weight is of the position that an element of x has. */
+static const float *position_of(const bni_shape *shape, size_t at) {
+    const size_t in_sample = at % shape->x_stride;
+    return bni_input_at(shape->position,
+                        at / shape->x_stride * shape->spatial + in_sample % shape->spatial);
+}
+
+static void mark_sheet(marks *m, const bni_shape *shape, const bni_sheet *sheet) {
+    const size_t at = (size_t)((const float *)sheet->at.x - m->x);
+    assert_ptr_equal(sheet->form.position, position_of(shape, at));
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const float *x = (const float *)sheet->at.x + p * sheet->form.plane_stride;
         for (size_t r = 0; r < sheet->form.rows; r++) {
@@ -66,7 +75,7 @@ static void check_cut(const bni_cut *cut, bni_pass pass, marks *m) {
             bni_sheet sheet;
             while (bni_walk_next(&walk, &sheet)) {
                 check_limits(cut, pass, &sheet);
-                mark_sheet(m, &sheet);
+                mark_sheet(m, shape, &sheet);
             }
         }
     }
@@ -157,6 +166,7 @@ static void every_element_is_in_one_sheet_of_each_pass(void **state) {
                                                   : 1 + 65536 / shape.x_stride);
         shape.n = shape.n * shape.x_stride > ELEMENTS ? 1 : shape.n;
         shape.weight = k % 7 == 0 ? weights : NULL;
+        shape.position = k % 7 == 0 && k % 4 < 2 ? x : NULL; /* never read either */
         shape.elements = (double)shape.n * (double)row;
         shape.values = (double)shape.n * (double)shape.spatial;
         m.count = (shape.n - 1) * shape.x_stride + row;

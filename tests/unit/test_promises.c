@@ -344,6 +344,49 @@ static void a_masked_sample_may_be_nan(void **state) {
     }
 }
 
+/* The same of positions, in any part of a vector, and where float sums do not hold. */
+static void a_masked_position_may_be_nan(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{10, 5, 1},  {10, 5, 6}, {3, 2, 600}, {300, 3, 2},
+                                       {9, 70, 30}, {1, 3, 5},  {2, 1, 9000}};
+    for (size_t k = 0; k < 8 * COUNT_OF(shapes); k++) {
+        const size_t *shape = shapes[k / 8], spatial = shape[2], row = shape[1] * spatial;
+        const bool huge = k % 8 >= 4;
+        bn_options options = with_activation(k % 2 ? k / 2 : 0);
+        options.track_running = !huge;
+        const bn_batch batch = {.n = shape[0], .spatial = spatial};
+        trial clean = trial_new(shape[1], &options, batch),
+              t = trial_new(shape[1], &options, batch);
+        trial_add_positions(&clean);
+        trial_add_positions(&t);
+        if (k % 4 >= 2) {
+            trial_add_weights(&clean);
+            trial_add_weights(&t);
+        }
+        size_t left_out = 0;
+        for (size_t j = 0; j < shape[0] * row; j++) {
+            t.x[j] = clean.x[j] *= huge ? 1e25f : 1;
+            t.dy[j] = clean.dy[j] *= huge ? 1e20f : 1;
+            if (ref_weight(&t.batch, j / row, j % spatial) == 0) {
+                t.x[j] = j % 3 == 0 ? NAN : j % 3 == 1 ? INFINITY : -INFINITY;
+                t.dy[j] = clean.dy[j] = 0; /* no loss looks at it */
+                left_out++;
+            }
+        }
+        assert_true(left_out > 0);
+        trial_run(&clean);
+        trial_run(&t);
+        for (size_t j = 0; j < shape[0] * row; j++) {
+            if (ref_weight(&t.batch, j / row, j % spatial) == 0) {
+                t.y[j] = clean.y[j];
+            }
+        }
+        trial_check_same(&t, &clean);
+        trial_free(&clean);
+        trial_free(&t);
+    }
+}
+
 /* dgamma would be NaN, but there is none; dbeta is finite. */
 static void a_gradient_that_is_not_learned_cannot_fail(void **state) {
     (void)state;
@@ -576,7 +619,7 @@ static const size_t large[][3] = {{3000, 70, 1}, {60000, 3, 1}, {70, 1100, 2},  
                                   {40, 8200, 1}, {6, 1500, 40}, {1, 4200, 260}};
 
 /* A trial of a large shape: plain, or with everything that a batch can have; frozen or not. */
-static trial large_trial(size_t k, int num_threads, bool all, bool frozen) {
+static trial large_trial(size_t k, int num_threads, bool all, bool positions, bool frozen) {
     bn_options options = with_activation(all ? 1 + k % (ACTIVATIONS - 1) : 0);
     options.num_threads = num_threads;
     trial t =
@@ -585,18 +628,21 @@ static trial large_trial(size_t k, int num_threads, bool all, bool frozen) {
         trial_add_weights(&t);
         trial_add_residual(&t);
     }
+    if (positions) {
+        trial_add_positions(&t);
+    }
     t.layer.frozen = frozen;
     return t;
 }
 
-static void check_threads(size_t k, bool all, bool frozen) {
+static void check_threads(size_t k, bool all, bool positions, bool frozen) {
     static const int threads[] = {2, 3, 7, 0};
-    trial one = large_trial(k, 1, all, frozen);
+    trial one = large_trial(k, 1, all, positions, frozen);
     trial_run(&one);
     float *inferred = ref_floats(one.y_count);
     assert_ok(bn_layer_infer_batch(&one.layer, &one.batch, one.x, inferred));
     for (size_t m = 0; m < COUNT_OF(threads); m++) {
-        trial t = large_trial(k, threads[m], all, frozen);
+        trial t = large_trial(k, threads[m], all, positions, frozen);
         trial_run(&t);
         trial_check_same(&t, &one);
         assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
@@ -610,8 +656,9 @@ static void check_threads(size_t k, bool all, bool frozen) {
 static void the_number_of_threads_does_not_matter(void **state) {
     (void)state;
     for (size_t k = 0; k < COUNT_OF(large); k++) {
-        check_threads(k, false, false);
-        check_threads(k, true, k % 2 == 1);
+        check_threads(k, false, false, false);
+        check_threads(k, true, false, k % 2 == 1);
+        check_threads(k, k % 2 == 1, true, false);
     }
 }
 
@@ -628,6 +675,9 @@ static void inference_by_the_batch_is_training(void **state) {
         if (k % 8 < 4) {
             trial_add_weights(&t);
             trial_add_residual(&t);
+        }
+        if (k % 3 == 0) {
+            trial_add_positions(&t);
         }
         assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, inferred));
         assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
@@ -698,16 +748,22 @@ static void shift_back(shifted *s, float *values, size_t count) {
     free(s->memory);
 }
 
-/* x, y, dy and dx lie at offsets that differ, so that no two are alike modulo 64. Pointers that are
- * no float's are only ever void's. */
+/* x, y, dy and dx lie at offsets that differ, so that no two are alike modulo 64, and the weights of
+ * positions anywhere. Pointers that are no float's are only ever void's. */
 static void check_alignment(const trial *want, size_t offset, size_t step) {
     trial t = trial_new(want->layer.num_features, &want->layer.options, want->batch);
+    shifted weight = {NULL, NULL};
+    if (want->position_weight) {
+        weight = shift_to(want->position_weight, t.batch.n * t.batch.spatial, (offset + 21) % 64);
+        t.batch.position_weight = weight.data;
+    }
     shifted x = shift_to(t.x, t.x_count, offset % 64);
     shifted y = shift_to(t.y, t.y_count, (offset + step) % 64);
     shifted dy = shift_to(t.dy, t.y_count, (offset + 2 * step) % 64);
     shifted dx = shift_to(t.dx, t.x_count, (offset + 5 * step) % 64);
     assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, x.data, y.data));
     assert_ok(bn_layer_backward_batch(&t.layer, &t.batch, x.data, dy.data, dx.data));
+    free(weight.memory);
     shift_back(&x, t.x, t.x_count);
     shift_back(&y, t.y, t.y_count);
     shift_back(&dy, t.dy, t.y_count);
@@ -720,10 +776,13 @@ static void alignment_does_not_matter(void **state) {
     (void)state;
     static const size_t shapes[][3] = {{20, 33, 1}, {40, 3, 1}, {3, 5, 27}, {2, 3, 300}};
     static const size_t odd[] = {1, 2, 3, 31, 62, 63};
-    for (size_t k = 0; k < COUNT_OF(shapes); k++) {
-        const bn_options options = with_activation(k);
-        trial want = trial_new(shapes[k][1], &options,
-                               (bn_batch){.n = shapes[k][0], .spatial = shapes[k][2]});
+    for (size_t k = 0; k < 2 * COUNT_OF(shapes); k++) {
+        const size_t *shape = shapes[k / 2];
+        const bn_options options = with_activation(k / 2);
+        trial want = trial_new(shape[1], &options, (bn_batch){.n = shape[0], .spatial = shape[2]});
+        if (k % 2) {
+            trial_add_positions(&want);
+        }
         trial_run(&want);
         for (size_t offset = 0; offset < 64; offset += sizeof(float)) {
             check_alignment(&want, offset, 0);
@@ -965,6 +1024,7 @@ int main(void) {
         cmocka_unit_test(gradients_that_are_not_finite_are_kept_out),
         cmocka_unit_test(accumulated_gradients_stay_within_float),
         cmocka_unit_test(a_masked_sample_may_be_nan),
+        cmocka_unit_test(a_masked_position_may_be_nan),
         cmocka_unit_test(outputs_may_be_inputs),
         cmocka_unit_test(inputs_may_be_the_same),
         cmocka_unit_test(backward_twice_is_backward_once),

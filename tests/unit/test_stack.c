@@ -26,7 +26,8 @@ enum { LIMIT = 32 * 1024, SMALL_STACK = 64 * 1024 };
 
 /* Kinds of rigs that differ in what they have on the stack. */
 static const unsigned kinds[] = {
-    0, EVERYTHING, FROZEN | EVERYTHING, UNTRACKED | EVERYTHING, WITH_LEAKY, WITH_CLIP};
+    0,          EVERYTHING, FROZEN | EVERYTHING,        UNTRACKED | EVERYTHING,
+    WITH_LEAKY, WITH_CLIP,  EVERYTHING | WITH_POSITIONS};
 
 /* Large outputs are written past the caches, and planes that begin within a line are taken apart by
  * kernels that call themselves. */

@@ -16,7 +16,7 @@ enum { N = 4, D = 3, SIZE = N * D };
 /* A layer that has seen a training forward of N x D, and moments that have seen data. All buffers
  * are in one pool with room around each, so that one comparison sees a write anywhere, and a
  * pointer may be a few elements off and still inside. */
-enum { X, Y, DY, DX, RESIDUAL, DRESIDUAL, WEIGHTS, BUFFERS, ROOM = 16 * SIZE };
+enum { X, Y, DY, DX, RESIDUAL, DRESIDUAL, WEIGHTS, POSITIONS, BUFFERS, ROOM = 16 * SIZE };
 
 typedef struct scene {
     bn_layer layer;
@@ -34,6 +34,7 @@ static float *const dx = BUFFER(DX);
 static float *const residual = BUFFER(RESIDUAL);
 static float *const dresidual = BUFFER(DRESIDUAL);
 static float *const weights = BUFFER(WEIGHTS);
+static float *const positions = BUFFER(POSITIONS);
 
 static void set_up_with(const bn_options *options) {
     ref_random random = {1};
@@ -231,8 +232,7 @@ static void init_in_a_block_refuses_too_little_memory(void **state) {
     fill_pattern(memory, bytes);
     const size_t too_few[] = {0, 1, bytes / 2, bytes - 1};
     for (size_t k = 0; k < COUNT_OF(too_few); k++) {
-        assert_status(init_in_block(&layer, D, NULL, memory, too_few[k]),
-                      BN_STATUS_OUT_OF_MEMORY);
+        assert_status(init_in_block(&layer, D, NULL, memory, too_few[k]), BN_STATUS_OUT_OF_MEMORY);
     }
     assert_pattern(&layer, sizeof layer);
     assert_pattern(memory, bytes);
@@ -356,6 +356,60 @@ static void bad_weights_are_refused(void **state) {
     }
 }
 
+/* In a vector and behind it, with and without weights of samples. */
+static void bad_weights_of_positions_are_refused(void **state) {
+    (void)state;
+    static const float bad[] = {-1, -FLT_MIN, -1e-45f, NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < COUNT_OF(bad); k++) {
+        for (size_t i = 0; i < 6 * N; i++) {
+            const float good = positions[i];
+            positions[i] = bad[k];
+            for (size_t spatial = i < N ? 1 : i < 2 * N ? 2 : 6; spatial <= 6; spatial += 5) {
+                batch_refused(BAD_OPTION, .n = N, .spatial = spatial, .position_weight = positions);
+                batch_refused(BAD_OPTION, .n = N, .spatial = spatial, .sample_weight = weights,
+                              .position_weight = positions);
+            }
+            positions[i] = good;
+        }
+        weights[N - 1] = bad[k];
+        batch_refused(BAD_OPTION, .n = N, .sample_weight = weights, .position_weight = positions);
+        batch_refused(BAD_OPTION, .n = N, .spatial = 2, .sample_weight = weights,
+                      .position_weight = positions);
+        weights[N - 1] = 1;
+    }
+    positions[0] = -0.0f;
+    assert_ok(infer((bn_batch){.n = N, .position_weight = positions}));
+}
+
+/* Each is finite, but w is their product. */
+static void products_of_weights_beyond_float_are_refused(void **state) {
+    (void)state;
+    static const float beyond[][2] = {
+        {0x1p64f, 0x1p64f}, {FLT_MAX, FLT_MAX}, {FLT_MAX, 1 + FLT_EPSILON}};
+    static const float within[][2] = {{FLT_MAX, 1}, {0x1p64f, 0x1.fffffep63f}, {0, FLT_MAX}};
+    for (size_t k = 0; k < 9 * N; k++) {
+        positions[k] = 0.75f;
+    }
+    for (size_t spatial = 1; spatial <= 9; spatial += 4) {
+        const size_t last = N * spatial - 1;
+        const bn_batch batch = {
+            .n = N, .spatial = spatial, .sample_weight = weights, .position_weight = positions};
+        for (size_t k = 0; k < 2 * COUNT_OF(beyond); k++) {
+            weights[N - 1] = beyond[k / 2][k % 2];
+            positions[last] = beyond[k / 2][1 - k % 2];
+            refused(BAD_OPTION, forward(batch));
+            refused(BAD_OPTION, infer(batch));
+            refused(BAD_OPTION, backward(batch));
+            refused(BAD_OPTION, add(batch));
+            positions[last] = 1;
+            weights[N - 1] = within[k / 2][k % 2];
+            positions[last] = within[k / 2][1 - k % 2];
+            assert_ok(infer(batch));
+            weights[N - 1] = positions[last] = 1;
+        }
+    }
+}
+
 static void dresidual_without_residual_is_refused(void **state) {
     (void)state;
     refused(BAD_OPTION, backward((bn_batch){.n = N, .dresidual = dresidual}));
@@ -460,6 +514,16 @@ static void training_on_too_little_weight_is_refused(void **state) {
         refused(TOO_FEW_VALUES, backward(batch)); /* the forward before had more */
         assert_ok(infer(batch));
     }
+    static const float light[2 * N] = {0, 0, 0.5f, 0, 0, 0, 0, 0.5f};
+    static const float two[N] = {2, 2, 2, 2};
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = N, .position_weight = too_light[1]}));
+    refused(TOO_FEW_VALUES, backward((bn_batch){.n = N, .position_weight = too_light[1]}));
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = N, .spatial = 2, .position_weight = light}));
+    refused(TOO_FEW_VALUES, forward((bn_batch){.n = 1, .spatial = 8, .position_weight = light}));
+    const bn_batch heavier = {.n = N, .spatial = 2, .sample_weight = two, .position_weight = light};
+    assert_ok(forward(heavier));
+    refused(TOO_FEW_VALUES, backward((bn_batch){.n = N, .spatial = 2, .position_weight = light}));
+    assert_ok(backward(heavier));
     assert_ok(forward((bn_batch){.n = N, .spatial = 2, .sample_weight = too_light[1]}));
     assert_ok(forward((bn_batch){.n = N, .sample_weight = enough}));
     now.layer.frozen = true;
@@ -476,6 +540,7 @@ static void inference_by_one_value_is_refused(void **state) {
     refused(TOO_FEW_VALUES, bn_layer_infer(&now.layer, 1, x, y));
     refused(TOO_FEW_VALUES, infer((bn_batch){.n = 1, .spatial = 1}));
     refused(TOO_FEW_VALUES, infer((bn_batch){.n = N, .sample_weight = one}));
+    refused(TOO_FEW_VALUES, infer((bn_batch){.n = 2, .spatial = 2, .position_weight = one}));
     assert_ok(infer((bn_batch){.n = 1, .spatial = 2}));
 }
 
@@ -716,6 +781,51 @@ static void dresidual_that_overlaps_is_refused(void **state) {
     assert_ok(backward(batch));
 }
 
+/* By each call and each of its outputs, at the first, at the last and before. */
+static void outputs_over_the_weights_of_positions_are_refused(void **state) {
+    (void)state;
+    enum { S = 2, BACK = N * D * S - 1 };
+    bn_layer *layer = &now.layer;
+    bn_batch batch = {.n = N, .spatial = S, .position_weight = positions, .residual = residual};
+    assert_ok(forward(batch));
+    for (int both = 0; both < 2; both++) {
+        static const ptrdiff_t into[] = {0, N * S - 1, -BACK};
+        batch.sample_weight = both ? weights : NULL;
+        for (size_t k = 0; k < COUNT_OF(into); k++) {
+            float *const over = positions + into[k];
+            refused(OVERLAP, bn_layer_forward_batch(layer, &batch, x, over));
+            refused(OVERLAP, bn_layer_infer_batch(layer, &batch, x, over));
+            refused(OVERLAP, bn_layer_backward_batch(layer, &batch, x, dy, over));
+            batch.dresidual = over;
+            refused(OVERLAP, backward(batch));
+            batch.dresidual = NULL;
+        }
+        assert_ok(bn_layer_infer_batch(layer, &batch, x, positions + N * S));
+        assert_ok(bn_layer_infer_batch(layer, &batch, x, positions - BACK - 1));
+    }
+}
+
+/* They may be another input as a whole, but not in part, and no array of the layer's. */
+static void weights_that_are_another_input(void **state) {
+    (void)state;
+    bn_layer one;
+    assert_ok(bn_layer_init(&one, 1, NULL));
+    bn_batch same = {.n = N, .spatial = 3, .position_weight = x, .residual = x};
+    assert_ok(bn_layer_forward_batch(&one, &same, x, y));
+    assert_ok(bn_layer_backward_batch(&one, &same, x, x, dx));
+    bn_layer_free(&one);
+    same = (bn_batch){.n = N, .sample_weight = weights, .position_weight = weights};
+    assert_ok(forward(same));
+    assert_ok(backward(same));
+    assert_ok(add(same));
+    batch_refused(OVERLAP, .n = N, .position_weight = x);
+    batch_refused(OVERLAP, .n = N, .position_weight = x + SIZE - 1);
+    batch_refused(OVERLAP, .n = N, .sample_weight = weights, .position_weight = weights + 1);
+    refused(OVERLAP, forward((bn_batch){.n = D, .position_weight = now.layer.running_var}));
+    refused(OVERLAP, backward((bn_batch){.n = D, .position_weight = now.layer.running_var}));
+    refused(OVERLAP, infer((bn_batch){.n = D, .position_weight = now.layer.running_var}));
+}
+
 static void outputs_over_the_layer_s_arrays_are_refused(void **state) {
     (void)state;
     bn_layer *layer = &now.layer;
@@ -799,6 +909,7 @@ static void data_in_the_moments_arrays_is_refused(void **state) {
         memset(k == 0 ? moments->mean : moments->m2, 0, D * sizeof(double)); /* good weights, too */
         refused(OVERLAP, bn_moments_add(moments, &(bn_batch){.n = 2}, arrays[k]));
         refused(OVERLAP, add((bn_batch){.n = N, .sample_weight = arrays[k]}));
+        refused(OVERLAP, add((bn_batch){.n = 2, .spatial = 2, .position_weight = arrays[k]}));
     }
 }
 
@@ -850,6 +961,8 @@ int main(void) {
         scene_test(bad_momentum_is_refused_by_forward),
         scene_test(dtypes_that_are_not_here_are_refused),
         scene_test(bad_weights_are_refused),
+        scene_test(bad_weights_of_positions_are_refused),
+        scene_test(products_of_weights_beyond_float_are_refused),
         scene_test(dresidual_without_residual_is_refused),
         scene_test(sizes_that_overflow_are_refused),
         scene_test(strides_shorter_than_a_row_are_refused),
@@ -871,6 +984,8 @@ int main(void) {
         scene_test(y_that_overlaps_is_refused),
         scene_test(dx_that_overlaps_is_refused),
         scene_test(dresidual_that_overlaps_is_refused),
+        scene_test(outputs_over_the_weights_of_positions_are_refused),
+        scene_test(weights_that_are_another_input),
         scene_test(outputs_over_the_layer_s_arrays_are_refused),
         scene_test(folded_outputs_that_overlap_are_refused),
         scene_test(groups_that_do_not_divide_the_features_are_refused),
