@@ -121,12 +121,7 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
 
 /* ---- Overlap -------------------------------------------------------------------------------- */
 
-/* Rows without gaps are one, so that x of one feature can be the same as its weights. */
 static bni_region region(const void *start, size_t rows, size_t row, size_t stride) {
-    if (row == stride) {
-        row = stride = rows * row;
-        rows = 1;
-    }
     return (bni_region){start, rows, row * sizeof(float), stride * sizeof(float)};
 }
 

@@ -379,6 +379,7 @@ static void bad_weights_of_positions_are_refused(void **state) {
     }
     positions[0] = -0.0f;
     assert_ok(infer((bn_batch){.n = N, .position_weight = positions}));
+    assert_ok(infer((bn_batch){.n = N, .spatial = 2, .position_weight = positions}));
 }
 
 /* Each is finite, but w is their product. */
@@ -813,6 +814,8 @@ static void weights_that_are_another_input(void **state) {
     bn_batch same = {.n = N, .spatial = 3, .position_weight = x, .residual = x};
     assert_ok(bn_layer_forward_batch(&one, &same, x, y));
     assert_ok(bn_layer_backward_batch(&one, &same, x, x, dx));
+    same = (bn_batch){.n = N, .sample_weight = x, .position_weight = x};
+    assert_ok(bn_layer_forward_batch(&one, &same, x, y));
     bn_layer_free(&one);
     same = (bn_batch){.n = N, .sample_weight = weights, .position_weight = weights};
     assert_ok(forward(same));
