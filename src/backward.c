@@ -55,7 +55,8 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
                                     [DY] = 1u << FORWARD_Y | weights | 1u << DX | 1u << DRESIDUAL,
                                     [FORWARD_Y] = weights,
                                     [WEIGHTS] = weights};
-    if (bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)) {
+    const bni_arrays arrays = bni_arrays_of(layer);
+    if (bni_any_overlap(regions, same, REGIONS, &arrays)) {
         return BN_STATUS_OVERLAP;
     }
     *before = bni_cache_read(layer, batch->cache);

@@ -24,10 +24,9 @@ static bn_status check_layer(const bn_layer *layer) {
 static bn_status check_outputs(const bn_layer *layer, const void *a, size_t a_bytes, const void *b,
                                size_t b_bytes) {
     const bni_region regions[] = {bni_region_of_bytes(a, a_bytes), bni_region_of_bytes(b, b_bytes)};
-    return bni_any_overlap(regions, (const unsigned[2]){0}, 2) ||
-                   bni_touches_layer(layer, regions, 2)
-               ? BN_STATUS_OVERLAP
-               : BN_STATUS_OK;
+    const bni_arrays arrays = bni_arrays_of(layer);
+    return bni_any_overlap(regions, (const unsigned[2]){0}, 2, &arrays) ? BN_STATUS_OVERLAP
+                                                                        : BN_STATUS_OK;
 }
 
 /* Rounds and stores, or only says whether the rounded value is finite. All that is written here is

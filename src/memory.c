@@ -7,31 +7,27 @@
 
 /* ---- Arrays one behind the other ------------------------------------------------------------ */
 
+/* To a multiple of a power of two. */
+static size_t round_up(size_t bytes, size_t unit) {
+    return (bytes + (unit - 1)) & ~(unit - 1);
+}
+
+/* What an array takes. Those that are no longer than a few cache lines share lines, or these would be
+ * most of what small layers take. */
+static size_t array_bytes(size_t bytes) {
+    return round_up(bytes, bytes < 4 * BNI_LINE ? BNI_LINE / 4 : BNI_LINE);
+}
+
 /* Hands out memory piece by piece; with start NULL it only counts. */
 typedef struct memory_cut {
     char *start;
     size_t used;
 } memory_cut;
 
-static size_t round_up(size_t bytes, size_t unit) {
-    return bytes / unit * unit + (bytes % unit == 0 ? 0 : unit);
-}
-
-/* An array begins at a cache line, unless it is of a few: lines are shared then, or they would be most
- * of what small layers take. */
 static void *take(memory_cut *cut, size_t bytes) {
-    const size_t unit = bytes < 4 * BNI_LINE ? BNI_LINE / 4 : BNI_LINE;
-    const size_t begin = round_up(cut->used, unit);
-    cut->used = round_up(begin + bytes, unit);
-    return cut->start == NULL ? NULL : cut->start + begin;
-}
-
-static float *take_floats(memory_cut *cut, size_t count) {
-    return take(cut, count * sizeof(float));
-}
-
-static double *take_doubles(memory_cut *cut, size_t count) {
-    return take(cut, count * sizeof(double));
+    void *piece = cut->start == NULL ? NULL : cut->start + cut->used;
+    cut->used += array_bytes(bytes);
+    return piece;
 }
 
 void *bni_first_line(void *memory) {
@@ -40,34 +36,35 @@ void *bni_first_line(void *memory) {
 
 /* ---- Scratch -------------------------------------------------------------------------------- */
 
-/* What chunks need comes last: how much that is depends on the threads. */
-static bni_scratch take_scratch(memory_cut *cut, size_t features) {
-    bni_scratch scratch;
-    scratch.sums.one = take_doubles(cut, features);
-    scratch.sums.two = take_doubles(cut, features);
-    scratch.scale = take_floats(cut, features);
-    scratch.shift = take_floats(cut, features);
-    scratch.dgamma = take_floats(cut, features);
-    scratch.dbeta = take_floats(cut, features);
-    scratch.slope = take_floats(cut, features);
-    scratch.offset = take_floats(cut, features);
-    scratch.running = (bni_running){.mean = scratch.dgamma,
-                                    .mean_rest = scratch.dbeta,
-                                    .var = scratch.slope,
-                                    .var_rest = scratch.offset};
-    scratch.sums.chunks = take(cut, BNI_LINE);
-    return scratch;
+/* Two arrays of doubles, six of floats, and what chunks need, which depends on the threads. */
+static size_t chunks_at(size_t features) {
+    return round_up(2 * array_bytes(features * sizeof(double)) +
+                        6 * array_bytes(features * sizeof(float)),
+                    BNI_LINE);
 }
 
 static size_t scratch_bytes(size_t most_features, int num_threads) {
-    memory_cut cut = {.start = NULL};
-    take_scratch(&cut, most_features);
-    return cut.used + bni_two_pass_scratch(most_features, num_threads) * sizeof(double);
+    return chunks_at(most_features) +
+           bni_two_pass_scratch(most_features, num_threads) * sizeof(double);
 }
 
 bni_scratch bni_scratch_of(const bn_layer *layer) {
-    memory_cut cut = {.start = layer->internal.scratch};
-    return take_scratch(&cut, layer->num_features);
+    const size_t features = layer->num_features;
+    const size_t doubles = array_bytes(features * sizeof(double));
+    const size_t floats = array_bytes(features * sizeof(float));
+    char *const start = layer->internal.scratch, *const arrays = start + 2 * doubles;
+    bni_scratch s;
+    s.sums.one = (double *)start;
+    s.sums.two = (double *)(start + doubles);
+    s.sums.chunks = (double *)(start + chunks_at(features));
+    s.scale = (float *)arrays;
+    s.shift = (float *)(arrays + floats);
+    s.dgamma = s.running.mean = (float *)(arrays + 2 * floats);
+    s.dbeta = s.running.mean_rest = (float *)(arrays + 3 * floats);
+    s.slope = s.running.var = (float *)(arrays + 4 * floats);
+    s.offset = s.running.var_rest = (float *)(arrays + 5 * floats);
+    s.running.mean_seen = s.running.var_seen = NULL;
+    return s;
 }
 
 size_t bn_scratch_bytes(size_t most_features, int num_threads) {
@@ -82,7 +79,7 @@ static float *give(memory_cut *cut, bool wanted, float *given, size_t count, flo
     if (!wanted || given != NULL) {
         return wanted ? given : NULL;
     }
-    float *own = take_floats(cut, count);
+    float *own = take(cut, count * sizeof *own);
     for (size_t i = 0; own != NULL && i < count; i++) {
         own[i] = value;
     }
@@ -111,10 +108,11 @@ static void take_layer(memory_cut *cut, bn_layer *layer, size_t features, const 
         take_rests(cut, layer, features, tracks);
         layer->saved_mean = give(cut, true, NULL, features, 0.0f);
         layer->saved_invstd = give(cut, true, NULL, features, 0.0f);
-        layer->internal.mean_rest = take_floats(cut, features);
-        layer->internal.invstd_rest = take_floats(cut, features);
+        layer->internal.mean_rest = take(cut, features * sizeof(float));
+        layer->internal.invstd_rest = take(cut, features * sizeof(float));
         const size_t bytes = scratch_bytes(features, options->num_threads);
         layer->internal.scratch_bytes = bytes;
+        cut->used = round_up(cut->used, BNI_LINE);
         layer->internal.scratch =
             memory->scratch != NULL ? bni_first_line(memory->scratch) : take(cut, bytes);
     }
@@ -149,7 +147,7 @@ bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_me
     for (size_t k = 0; k < GIVEN; k++) {
         same[k] = shared;
     }
-    return bni_any_overlap(regions, same, GIVEN_REGIONS);
+    return bni_any_overlap(regions, same, GIVEN_REGIONS, &(bni_arrays){.count = 0});
 }
 
 bn_status bni_memory_measure(size_t features, const bn_options *options, const bn_memory *memory,
@@ -182,19 +180,21 @@ void bni_memory_give(bn_layer *layer, const bn_memory *memory, void *block, size
     take_layer(&cut, layer, layer->num_features, &layer->internal.options, memory);
 }
 
-bool bni_touches_layer(const bn_layer *layer, const bni_region *regions, size_t count) {
-    const size_t bytes = layer->num_features * sizeof(float);
-    const bni_span arrays[] = {
-        bni_span_of_bytes(layer->internal.block, layer->internal.block_bytes),
-        bni_span_of_bytes(layer->gamma, bytes),
-        bni_span_of_bytes(layer->beta, bytes),
-        bni_span_of_bytes(layer->running_mean, bytes),
-        bni_span_of_bytes(layer->running_var, bytes),
-        bni_span_of_bytes(layer->dgamma, bytes),
-        bni_span_of_bytes(layer->dbeta, bytes),
-        bni_span_of_bytes(layer->internal.scratch, layer->internal.scratch_bytes)};
-    const size_t places = layer->internal.borrows ? sizeof arrays / sizeof arrays[0] : 1;
-    return bni_touch(regions, count, arrays, places);
+bni_arrays bni_arrays_of(const bn_layer *layer) {
+    bni_arrays arrays;
+    arrays.count = 1;
+    arrays.spans[0] = bni_span_of_bytes(layer->internal.block, layer->internal.block_bytes);
+    if (layer->internal.borrows) {
+        const float *const each[] = {layer->gamma, layer->beta,         layer->dgamma,
+                                     layer->dbeta, layer->running_mean, layer->running_var};
+        for (; arrays.count <= GIVEN; arrays.count++) {
+            arrays.spans[arrays.count] =
+                bni_span_of_bytes(each[arrays.count - 1], layer->num_features * sizeof(float));
+        }
+        arrays.spans[arrays.count++] =
+            bni_span_of_bytes(layer->internal.scratch, layer->internal.scratch_bytes);
+    }
+    return arrays;
 }
 
 bni_running bni_running_of(const bn_layer *layer, size_t first) {

@@ -36,8 +36,8 @@ typedef struct bni_scratch {
 
 bni_scratch bni_scratch_of(const bn_layer *layer);
 
-/* Whether one of these regions touches an array of the layer, wherever that is. */
-bool bni_touches_layer(const bn_layer *layer, const bni_region *regions, size_t count);
+/* The layer's arrays, wherever they are, which nothing else may touch. */
+bni_arrays bni_arrays_of(const bn_layer *layer);
 
 /* The running values, with what the layer knows of them, from a feature on. */
 bni_running bni_running_of(const bn_layer *layer, size_t first);

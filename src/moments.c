@@ -344,10 +344,11 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     if (x == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    const bni_region regions[] = {
-        bni_region_of_x(&shape, x), bni_region_of_weights(&shape), bni_region_of_positions(&shape),
-        bni_region_of_bytes(moments->internal.owned, moments->internal.owned_bytes)};
-    if (bni_any_overlap(regions, (const unsigned[4]){1u << 1 | 1u << 2, 1u << 2}, 4)) {
+    const bni_region regions[] = {bni_region_of_x(&shape, x), bni_region_of_weights(&shape),
+                                  bni_region_of_positions(&shape)};
+    const bni_arrays arrays = {
+        {bni_span_of_bytes(moments->internal.owned, moments->internal.owned_bytes)}, 1};
+    if (bni_any_overlap(regions, (const unsigned[3]){1u << 1 | 1u << 2, 1u << 2}, 3, &arrays)) {
         return BN_STATUS_OVERLAP;
     }
     const size_t padded = bni_padded(moments->num_features);

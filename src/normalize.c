@@ -24,9 +24,8 @@ bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, cons
     const unsigned weights = 1u << WEIGHTS | 1u << POSITIONS;
     const unsigned same[REGIONS] = {
         [X] = 1u << RESIDUAL | weights | 1u << Y, [RESIDUAL] = weights, [WEIGHTS] = weights};
-    return bni_any_overlap(regions, same, REGIONS) || bni_touches_layer(layer, regions, REGIONS)
-               ? BN_STATUS_OVERLAP
-               : BN_STATUS_OK;
+    const bni_arrays arrays = bni_arrays_of(layer);
+    return bni_any_overlap(regions, same, REGIONS, &arrays) ? BN_STATUS_OVERLAP : BN_STATUS_OK;
 }
 
 void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buffers *data,

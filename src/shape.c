@@ -3,6 +3,7 @@
 
 #include <float.h>
 #include <string.h>
+
 /* a * b, or false where it exceeds limit. */
 static bool multiply(size_t a, size_t b, size_t limit, size_t *product) {
     if (b != 0 && a > limit / b) {
@@ -181,29 +182,32 @@ static bni_span span_of(bni_region a) {
     return (bni_span){begin, begin + (a.rows - 1) * a.stride_bytes + a.row_bytes};
 }
 
-bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays,
-               size_t array_count) {
-    for (size_t r = 0; r < count; r++) {
-        const bni_span span = span_of(regions[r]);
-        for (size_t a = 0; a < array_count; a++) {
-            if (span.begin < arrays[a].end && arrays[a].begin < span.end) {
-                const size_t bytes = arrays[a].end - arrays[a].begin;
-                const void *start = (const void *)arrays[a].begin;
-                if (rows_touch(regions[r], bni_region_of_bytes(start, bytes))) {
-                    return true;
-                }
+static bool touches_array(bni_region region, bni_span span, const bni_arrays *arrays) {
+    for (size_t a = 0; a < arrays->count; a++) {
+        const bni_span array = arrays->spans[a];
+        if (span.begin < array.end && array.begin < span.end) {
+            const size_t bytes = array.end - array.begin;
+            if (rows_touch(region, bni_region_of_bytes((const void *)array.begin, bytes))) {
+                return true;
             }
         }
     }
     return false;
 }
 
-bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count) {
+bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count,
+                     const bni_arrays *arrays) {
     bni_span spans[BNI_MOST_REGIONS];
     BNI_ASSERT(count <= BNI_MOST_REGIONS);
     for (size_t j = 0; j < count; j++) {
         spans[j] = span_of(regions[j]);
-        for (size_t i = 0; regions[j].start != NULL && i < j; i++) {
+        if (regions[j].start == NULL) {
+            continue;
+        }
+        if (touches_array(regions[j], spans[j], arrays)) {
+            return true;
+        }
+        for (size_t i = 0; i < j; i++) {
             if (spans[i].begin < spans[j].end && spans[j].begin < spans[i].end &&
                 overlap(regions[i], regions[j], (same[i] >> j & 1u) != 0)) {
                 return true;

@@ -65,13 +65,16 @@ static inline bni_span bni_span_of_bytes(const void *start, size_t bytes) {
     return (bni_span){(uintptr_t)start, start == NULL ? 0 : (uintptr_t)start + bytes};
 }
 
-/* Whether a region and an array share a byte. */
-bool bni_touch(const bni_region *regions, size_t count, const bni_span *arrays, size_t array_count);
-
 /* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only pairs
- * that `same` names (bit j of same[i]) may be the same region. */
+ * that `same` names (bit j of same[i]) may be the same region; or any region and any of some arrays. */
 #define BNI_MOST_REGIONS ((size_t)12)
 
-bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count);
+typedef struct bni_arrays {
+    bni_span spans[8];
+    size_t count;
+} bni_arrays;
+
+bool bni_any_overlap(const bni_region *regions, const unsigned *same, size_t count,
+                     const bni_arrays *arrays);
 
 #endif

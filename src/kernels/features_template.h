@@ -9,8 +9,25 @@
 
 #include <math.h>
 
+/* What a loop writes is nothing that it reads at another place: arrays are apart, or the same. */
+#if defined(__clang__)
+#define BNI_EACH_FEATURE(d)                                                                        \
+    _Pragma("clang loop vectorize(assume_safety)") for (size_t d = 0; d < features; d++)
+#elif defined(__GNUC__)
+#define BNI_EACH_FEATURE(d) _Pragma("GCC ivdep") for (size_t d = 0; d < features; d++)
+#else
+#define BNI_EACH_FEATURE(d) for (size_t d = 0; d < features; d++)
+#endif
+
+/* a * b + c, rounded once where the instruction set has that. */
+#if defined(__FP_FAST_FMAF)
+#define BNI_FMA(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define BNI_FMA(a, b, c) ((float)((double)(a) * (double)(b) + (double)(c)))
+#endif
+
 /* value where `chosen`, else other. */
-static inline double choose(bool chosen, double value, double other) {
+BNI_INLINE double choose(bool chosen, double value, double other) {
     const uint64_t bits = 0u - (uint64_t)chosen;
     const uint64_t both = (bni_double_bits(value) & bits) | (bni_double_bits(other) & ~bits);
     double result;
@@ -47,7 +64,7 @@ static void fold(double *s, size_t outer, size_t features, size_t inner) {
 static void move_pivot(float *restrict pivot, const double *restrict s1, size_t features,
                        double count) {
     const double part = 1.0 / count;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const double moved = (double)pivot[d] + s1[d] * part;
         pivot[d] = (float)choose(bni_within(moved, FLT_MAX), moved, (double)pivot[d]);
     }
@@ -56,7 +73,7 @@ static void move_pivot(float *restrict pivot, const double *restrict s1, size_t 
 static bool held(const double *restrict s1, const double *restrict s2, size_t features,
                  double least, bool zero) {
     uint64_t bad = 0;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const uint64_t size = bni_double_bits(s2[d]) << 1; /* without its sign, as a number */
         const uint64_t small =
             (uint64_t)(size < bni_double_bits(least) << 1) & !(zero & (size == 0));
@@ -82,7 +99,7 @@ static void merge(bni_sums *into, const bni_sums *from, size_t features) {
     const double total = into->count + from->count;
     const double share = from->count / total;
     const double between = into->count * share;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const double delta = from->mean[d] - mean[d];
         mean[d] += delta * share;
         m2[d] += from->m2[d] + delta * delta * between;
@@ -100,7 +117,7 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
     const double total = into->count + count;
     const double share = count / total;
     const double between = into->count * share;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const double shift = s1[d] * part;
         const double own = s2[d] - s1[d] * shift;
         const double positive = isless(own, 0.0) ? 0.0 : own; /* NaN stays */
@@ -112,7 +129,7 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
 }
 
 /* 1 for NaN and Inf. Without a branch, so that loops around it are vectorized. */
-static inline int not_finite(float value) {
+BNI_INLINE int not_finite(float value) {
     return !bni_finite(value);
 }
 
@@ -125,13 +142,13 @@ typedef struct parts {
     float nearest, rest;
 } parts;
 
-static inline parts split(double value) {
+BNI_INLINE parts split(double value) {
     const float rounded = (float)value;
     return (parts){rounded, (float)(value - (double)rounded)};
 }
 
 /* value where `kept`, else 0. */
-static inline float keep_float(bool kept, float value) {
+BNI_INLINE float keep_float(bool kept, float value) {
     const uint32_t bits = bni_float_bits(value) & (0u - (uint32_t)kept);
     float result;
     memcpy(&result, &bits, sizeof result);
@@ -146,7 +163,7 @@ static bool finish_moments(const bni_sums *sums, size_t features, double eps,
     float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     const double part = 1.0 / sums->count;
     int bad = 0;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const parts center = split(mean[d]), invstd = split(1.0 / sqrt(m2[d] * part + eps));
         bni_store_float(mean_near + d, center.nearest);
         bni_store_float(mean_rest + d, center.rest);
@@ -164,30 +181,29 @@ typedef struct run_values {
     bool known;
 } run_values;
 
-static inline run_values known_of(const float *value, const float *seen, const float *rest) {
+BNI_INLINE run_values known_of(const float *value, const float *seen, const float *rest) {
     const bool known = seen != NULL;
     return (run_values){value, known ? seen : value, known ? rest : value, known};
 }
 
-static inline parts value_at(run_values of, size_t d) {
+BNI_INLINE parts value_at(run_values of, size_t d) {
     const float value = bni_load_float(of.value + d);
     const bool same = bni_float_bits(value) == bni_float_bits(bni_load_float(of.seen + d));
     return (parts){value, keep_float(of.known & same, bni_load_float(of.rest + d))};
 }
 
-static inline double whole(parts of) {
+BNI_INLINE double whole(parts of) {
     return (double)of.nearest + (double)of.rest;
 }
 
 static void finish_running(const bni_running *of, size_t features, double eps,
                            const bni_cache *cache) {
     const run_values mean = known_of(of->mean, of->mean_seen, of->mean_rest);
-    const run_values var = known_of(of->var, of->var_seen, of->var_rest);
     float *restrict mean_near = cache->mean, *restrict mean_rest = cache->mean_rest;
     float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const parts center = value_at(mean, d);
-        const parts invstd = split(1.0 / sqrt(whole(value_at(var, d)) + eps));
+        const parts invstd = split(1.0 / sqrt((double)bni_load_float(of->var + d) + eps));
         bni_store_float(mean_near + d, center.nearest);
         bni_store_float(mean_rest + d, center.rest);
         bni_store_float(invstd_near + d, invstd.nearest);
@@ -199,39 +215,47 @@ static void finish_running(const bni_running *of, size_t features, double eps,
 typedef struct learned {
     const float *value;
     bool given;
-    double without;
+    float without;
 } learned;
 
-static inline learned learned_of(const float *value, double without, const float *other) {
+BNI_INLINE learned learned_of(const float *value, float without, const float *other) {
     return (learned){value != NULL ? value : other, value != NULL, without};
 }
 
-static inline double learned_at(learned of, size_t d) {
-    return choose(of.given, (double)bni_load_float(of.value + d), of.without);
+BNI_INLINE float learned_at(learned of, size_t d) {
+    const uint32_t given = bni_float_bits(bni_load_float(of.value + d)) & (0u - (uint32_t)of.given);
+    const uint32_t both = given | (bni_float_bits(of.without) & (0u - (uint32_t)!of.given));
+    float result;
+    memcpy(&result, &both, sizeof result);
+    return result;
 }
 
-/* No rest, as of running values that the caller wrote: beta to its bit, whatever the slope. */
-static inline float shift_of(double beta, float rest, double slope) {
-    return (float)(beta - (double)rest * choose(rest == 0.0f, 0.0, slope));
+/* shift = beta - rest * scale, to the bit beta where there is no rest, whatever the scale. */
+BNI_INLINE void shifts_of(run_values mean, learned beta, size_t features,
+                          const float *restrict scale, float *restrict shift) {
+    BNI_EACH_FEATURE(d) {
+        const float rest = value_at(mean, d).rest;
+        shift[d] = BNI_FMA(-rest, keep_float(rest != 0.0f, scale[d]), learned_at(beta, d));
+    }
 }
 
+/* Of the variance float's digits are enough: a root halves what they lack. */
 static void running_affine(const bni_running *of, const float *gamma, const float *beta,
                            size_t features, double eps, float *restrict scale,
                            float *restrict shift) {
-    const run_values mean = known_of(of->mean, of->mean_seen, of->mean_rest);
-    const run_values var = known_of(of->var, of->var_seen, of->var_rest);
-    const learned factor = learned_of(gamma, 1.0, of->var), start = learned_of(beta, 0.0, of->var);
-    for (size_t d = 0; d < features; d++) {
-        const parts invstd = split(1.0 / sqrt(whole(value_at(var, d)) + eps));
-        const double slope = whole(invstd) * learned_at(factor, d);
-        scale[d] = (float)slope;
-        shift[d] = shift_of(learned_at(start, d), value_at(mean, d).rest, slope);
+    const float *var = of->var;
+    const learned factor = learned_of(gamma, 1.0f, var);
+    BNI_EACH_FEATURE(d) {
+        const parts invstd = split(1.0 / sqrt((double)bni_load_float(var + d) + eps));
+        scale[d] = (float)(whole(invstd) * (double)learned_at(factor, d));
     }
+    shifts_of(known_of(of->mean, of->mean_seen, of->mean_rest), learned_of(beta, 0.0f, var),
+              features, scale, shift);
 }
 
 /* keep * old + (1 - keep) * value; an old value without weight may be anything, and is not even
  * converted. */
-static inline parts mix(double keep, parts old, double value) {
+BNI_INLINE parts mix(double keep, parts old, double value) {
     const parts kept = {keep_float(keep != 0.0, old.nearest), keep_float(keep != 0.0, old.rest)};
     return split(keep * whole(kept) + (1.0 - keep) * value);
 }
@@ -246,7 +270,7 @@ static bool running(const bni_sums *sums, size_t features, bool biased, double k
     float *restrict var_near = into->var, *restrict var_rest = into->var_rest;
     const double part = 1.0 / (biased ? sums->count : sums->count - 1.0);
     int bad = 0;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const parts mixed_mean = mix(keep, value_at(mean, d), new_mean[d]);
         const parts mixed_var = mix(keep, value_at(var, d), new_m2[d] * part);
         mean_near[d] = mixed_mean.nearest;
@@ -258,21 +282,19 @@ static bool running(const bni_sums *sums, size_t features, bool biased, double k
     return bad == 0;
 }
 
-static inline parts parts_at(const float *nearest, const float *rest, size_t d) {
+BNI_INLINE parts parts_at(const float *nearest, const float *rest, size_t d) {
     return (parts){bni_load_float(nearest + d), bni_load_float(rest + d)};
 }
 
 static void affine(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
                    float *restrict scale, float *restrict shift) {
-    const float *restrict mean_rest = cache->mean_rest;
-    const learned factor = learned_of(gamma, 1.0, mean_rest);
-    const learned start = learned_of(beta, 0.0, mean_rest);
-    for (size_t d = 0; d < features; d++) {
-        const double slope =
-            whole(parts_at(cache->invstd, cache->invstd_rest, d)) * learned_at(factor, d);
-        scale[d] = (float)slope;
-        shift[d] = shift_of(learned_at(start, d), bni_load_float(mean_rest + d), slope);
+    const float *rest = cache->mean_rest;
+    const learned factor = learned_of(gamma, 1.0f, rest);
+    BNI_EACH_FEATURE(d) {
+        scale[d] = (float)(whole(parts_at(cache->invstd, cache->invstd_rest, d)) *
+                           (double)learned_at(factor, d));
     }
+    shifts_of(known_of(rest, rest, rest), learned_of(beta, 0.0f, rest), features, scale, shift);
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
@@ -282,7 +304,7 @@ static bool finish_gradients(const bni_cache *cache, const double *s1, const dou
     const float *restrict mean_rest = cache->mean_rest;
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     int bad = 0;
-    for (size_t d = 0; d < features; d++) {
+    BNI_EACH_FEATURE(d) {
         const double invstd = whole(parts_at(invstd_near, invstd_rest, d));
         const double rest = (double)bni_load_float(mean_rest + d);
         const double gradient = (s2[d] - rest * s1[d]) * invstd;
