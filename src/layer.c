@@ -43,7 +43,7 @@ static bool activation_good(const bn_options *options) {
     return false;
 }
 
-bool bni_options_good(const bn_options *options) {
+static bool options_good(const bn_options *options) {
     return bni_not_negative(options->eps) &&
            (!options->track_running || options->inference_only ||
             bni_momentum_good(options->momentum)) &&
@@ -114,11 +114,21 @@ static size_t unaligned_bytes(size_t bytes) {
 
 static const bn_memory all_own = {0};
 
+/* Checks what init is given and counts the bytes of the layer's own arrays. */
+static bn_status measure(size_t features, const bn_options *options, const bn_memory *memory,
+                         size_t *bytes) {
+    if (features == 0 || features > BNI_MOST_FEATURES) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    return options_good(options) ? bni_memory_measure(features, options, memory, bytes)
+                                 : BN_STATUS_BAD_OPTION;
+}
+
 size_t bn_layer_bytes(size_t num_features, const bn_options *options, const bn_memory *memory) {
     const bn_options defaults = bn_options_default();
     size_t bytes;
-    const bn_status status = bni_memory_measure(num_features, options == NULL ? &defaults : options,
-                                                memory == NULL ? &all_own : memory, &bytes);
+    const bn_status status = measure(num_features, options == NULL ? &defaults : options,
+                                     memory == NULL ? &all_own : memory, &bytes);
     return status == BN_STATUS_OK ? unaligned_bytes(bytes) : 0;
 }
 
@@ -131,7 +141,7 @@ bn_status bn_layer_init_with(bn_layer *layer, size_t num_features, const bn_opti
     if (layer == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
-    const bn_status status = bni_memory_measure(num_features, chosen, given, &bytes);
+    const bn_status status = measure(num_features, chosen, given, &bytes);
     if (status != BN_STATUS_OK) {
         return status;
     }

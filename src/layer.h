@@ -17,9 +17,6 @@ void bni_layer_affine_part(const bn_layer *layer, const bni_cache *cache, size_t
 /* Its activation, as init read it. A slope of 0 is ReLU. */
 bni_activation bni_layer_activation(const bn_layer *layer);
 
-/* Whether options are what they may be. */
-bool bni_options_good(const bn_options *options);
-
 /* Whether momentum, which may be set between calls, is what it may be: decided on its bits, whatever
  * the compiler was told of NaN. */
 bool bni_momentum_good(float momentum);

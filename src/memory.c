@@ -1,6 +1,5 @@
 /* See memory.h; and the exported calls that say how much memory is wanted. */
 #include "memory.h"
-#include "layer.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -152,10 +151,7 @@ bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_me
 
 bn_status bni_memory_measure(size_t features, const bn_options *options, const bn_memory *memory,
                              size_t *bytes) {
-    if (features == 0 || features > BNI_MOST_FEATURES) {
-        return BN_STATUS_BAD_SHAPE;
-    }
-    if (!bni_options_good(options) || !gives_what_is_used(options, memory)) {
+    if (!gives_what_is_used(options, memory)) {
         return BN_STATUS_BAD_OPTION;
     }
     if (memory->scratch != NULL && !options->inference_only &&

@@ -9,7 +9,8 @@
  * overflowing a size. */
 #define BNI_MOST_FEATURES ((size_t)PTRDIFF_MAX / 1024)
 
-/* Checks what init is given and counts the bytes that a layer needs of its own, at a cache line. */
+/* Checks the memory that init is given, with good options, and counts the bytes that a layer needs of
+ * its own, at a cache line. */
 bn_status bni_memory_measure(size_t features, const bn_options *options, const bn_memory *memory,
                              size_t *bytes);
 
