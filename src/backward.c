@@ -40,6 +40,10 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
         return BN_STATUS_NULL_POINTER;
     }
+    *before = bni_cache_read(layer, batch->cache);
+    if (before->kind == BNI_FORWARD_NONE) { /* what is no cache has no size either */
+        return BN_STATUS_BAD_STATE;
+    }
     enum { X, DY, FORWARD_Y, WEIGHTS, POSITIONS, DX, DRESIDUAL, CACHE, REGIONS };
     const bni_region regions[REGIONS] = {
         [X] = bni_region_of_x(shape, x),
@@ -59,9 +63,7 @@ static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, co
     if (bni_any_overlap(regions, same, REGIONS, &arrays)) {
         return BN_STATUS_OVERLAP;
     }
-    *before = bni_cache_read(layer, batch->cache);
-    if (before->kind == BNI_FORWARD_NONE || before->n != shape->n ||
-        before->spatial != shape->spatial) {
+    if (before->n != shape->n || before->spatial != shape->spatial) {
         return BN_STATUS_BAD_STATE;
     }
     if (before->kind == BNI_FORWARD_TRAINING && !(shape->values > 1.0)) {

@@ -82,16 +82,16 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     if (status != BN_STATUS_OK) {
         return status;
     }
-    const bool update =
-        !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
-    if (update && !bni_momentum_good(layer->options.momentum)) {
-        return BN_STATUS_BAD_OPTION;
-    }
     if (layer->frozen && layer->running_mean == NULL) {
         return BN_STATUS_BAD_STATE;
     }
     if (shape.n == 0) {
         return BN_STATUS_OK;
+    }
+    const bool update =
+        !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
+    if (update && !bni_momentum_good(layer->options.momentum)) {
+        return BN_STATUS_BAD_OPTION;
     }
     if (!layer->frozen && !(shape.values > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;

@@ -8,20 +8,23 @@
 
 /* ---- Options -------------------------------------------------------------------------------- */
 
+/* A static one: its padding is zero too, and layers made by it can be compared by their bytes. */
+static const bn_options default_options = {.eps = 1e-5f,
+                                           .momentum = 0.9f,
+                                           .gamma_init = 1.0f,
+                                           .beta_init = 0.0f,
+                                           .scale = true,
+                                           .shift = true,
+                                           .track_running = true,
+                                           .biased_running_var = false,
+                                           .activation = BN_ACTIVATION_NONE,
+                                           .num_threads = 0,
+                                           .activation_slope = 0.01f,
+                                           .activation_max = 6.0f,
+                                           .inference_only = false};
+
 bn_options bn_options_default(void) {
-    return (bn_options){.eps = 1e-5f,
-                        .momentum = 0.9f,
-                        .gamma_init = 1.0f,
-                        .beta_init = 0.0f,
-                        .scale = true,
-                        .shift = true,
-                        .track_running = true,
-                        .biased_running_var = false,
-                        .activation = BN_ACTIVATION_NONE,
-                        .num_threads = 0,
-                        .activation_slope = 0.01f,
-                        .activation_max = 6.0f,
-                        .inference_only = false};
+    return default_options;
 }
 
 bool bni_momentum_good(float momentum) {
@@ -100,8 +103,9 @@ bni_activation bni_layer_activation(const bn_layer *layer) {
 /* Makes the layer, its own arrays at the first cache line of a block. */
 static void build(bn_layer *layer, size_t features, const bn_options *options,
                   const bn_memory *memory, void *block, size_t bytes) {
-    *layer = (bn_layer){.num_features = features, .options = *options};
-    layer->internal.options = *options;
+    memset(layer, 0, sizeof *layer);
+    layer->num_features = features;
+    layer->options = layer->internal.options = *options;
     layer->internal.kernels = bni_kernels_select();
     layer->internal.tuning = &bni_machine_here()->tuning;
     bni_memory_give(layer, memory, bytes == 0 ? NULL : bni_first_line(block), bytes);
@@ -125,17 +129,15 @@ static bn_status measure(size_t features, const bn_options *options, const bn_me
 }
 
 size_t bn_layer_bytes(size_t num_features, const bn_options *options, const bn_memory *memory) {
-    const bn_options defaults = bn_options_default();
     size_t bytes;
-    const bn_status status = measure(num_features, options == NULL ? &defaults : options,
+    const bn_status status = measure(num_features, options == NULL ? &default_options : options,
                                      memory == NULL ? &all_own : memory, &bytes);
     return status == BN_STATUS_OK ? unaligned_bytes(bytes) : 0;
 }
 
 bn_status bn_layer_init_with(bn_layer *layer, size_t num_features, const bn_options *options,
                              const bn_memory *memory) {
-    const bn_options defaults = bn_options_default();
-    const bn_options *chosen = options == NULL ? &defaults : options;
+    const bn_options *chosen = options == NULL ? &default_options : options;
     const bn_memory *given = memory == NULL ? &all_own : memory;
     size_t bytes;
     if (layer == NULL) {
@@ -148,7 +150,7 @@ bn_status bn_layer_init_with(bn_layer *layer, size_t num_features, const bn_opti
     if (given->block != NULL && given->block_bytes < unaligned_bytes(bytes)) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
-    if (bni_memory_overlaps(num_features, chosen, given)) {
+    if (bni_memory_overlaps(num_features, chosen, given, unaligned_bytes(bytes))) {
         return BN_STATUS_OVERLAP;
     }
     void *owned = NULL;

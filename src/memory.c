@@ -120,8 +120,9 @@ static void take_layer(memory_cut *cut, bn_layer *layer, size_t features, const 
 /* What is given must be what the options ask for: a model's gamma that nobody looks at would be an
  * error that nobody sees. */
 static bool gives_what_is_used(const bn_options *options, const bn_memory *memory) {
-    return (options->scale || (memory->gamma == NULL && memory->dgamma == NULL)) &&
-           (options->shift || (memory->beta == NULL && memory->dbeta == NULL)) &&
+    const bool trains = !options->inference_only;
+    return (options->scale || (memory->gamma == NULL && (!trains || memory->dgamma == NULL))) &&
+           (options->shift || (memory->beta == NULL && (!trains || memory->dbeta == NULL))) &&
            (options->track_running ||
             (memory->running_mean == NULL && memory->running_var == NULL));
 }
@@ -129,7 +130,8 @@ static bool gives_what_is_used(const bn_options *options, const bn_memory *memor
 enum { GIVEN = 6, SCRATCH = GIVEN, BLOCK, GIVEN_REGIONS };
 
 /* Inference alone reads them, and models share constants. */
-bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_memory *memory) {
+bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_memory *memory,
+                         size_t block_bytes) {
     const size_t bytes = features * sizeof(float);
     const bool trains = !options->inference_only;
     const bni_region regions[GIVEN_REGIONS] = {
@@ -139,8 +141,9 @@ bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_me
         bni_region_of_bytes(memory->running_var, bytes),
         bni_region_of_bytes(trains ? memory->dgamma : NULL, bytes),
         bni_region_of_bytes(trains ? memory->dbeta : NULL, bytes),
-        [SCRATCH] = bni_region_of_bytes(trains ? memory->scratch : NULL, memory->scratch_bytes),
-        [BLOCK] = bni_region_of_bytes(memory->block, memory->block_bytes)};
+        [SCRATCH] = bni_region_of_bytes(trains ? memory->scratch : NULL,
+                                        bn_scratch_bytes(features, options->num_threads)),
+        [BLOCK] = bni_region_of_bytes(memory->block, block_bytes)};
     const unsigned shared = trains ? 0u : (1u << GIVEN) - 1u;
     unsigned same[GIVEN_REGIONS] = {0};
     for (size_t k = 0; k < GIVEN; k++) {

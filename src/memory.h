@@ -14,8 +14,9 @@
 bn_status bni_memory_measure(size_t features, const bn_options *options, const bn_memory *memory,
                              size_t *bytes);
 
-/* Whether memory that was given overlaps. */
-bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_memory *memory);
+/* Whether memory that was given overlaps, as far as it is used: so many bytes of a block. */
+bool bni_memory_overlaps(size_t features, const bn_options *options, const bn_memory *memory,
+                         size_t block_bytes);
 
 /* Gives the layer its arrays: the caller's, and others in so many bytes from block on. Of its own,
  * what is read before it is written begins with its value. */

@@ -4,6 +4,7 @@
 #include "layer.h"
 #include "machine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -377,6 +378,15 @@ bn_status bn_moments_merge(bn_moments *into, const bn_moments *from) {
     return add_sums(into, &other, into->internal.scratch);
 }
 
+/* The arrays are public: others may have added them up, and not well. */
+static bool are_moments(const bn_moments *moments) {
+    bool good = bni_finite_double(moments->count);
+    for (size_t d = 0; d < moments->num_features; d++) {
+        good = good && !isless(moments->m2[d], 0.0);
+    }
+    return good;
+}
+
 /* Sees whether all running values would be finite, or makes them such: some features at a time, as a
  * layer that only infers has no scratch. */
 static bool set_running(bn_layer *layer, const bn_moments *moments, bool commit) {
@@ -407,8 +417,14 @@ bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
     if (layer->num_features != moments->num_features) {
         return BN_STATUS_BAD_SHAPE;
     }
+    if (layer->internal.options.inference_only && layer->internal.borrows) {
+        return BN_STATUS_BAD_STATE; /* what a model shares, or cannot be written */
+    }
     if (!(moments->count > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
+    }
+    if (!are_moments(moments)) {
+        return BN_STATUS_NOT_FINITE;
     }
     return set_running(layer, moments, false) && set_running(layer, moments, true)
                ? BN_STATUS_OK

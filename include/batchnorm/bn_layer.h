@@ -135,7 +135,7 @@ typedef struct bn_options {
     float momentum;     /* the weight of the OLD running value, as in NumpyDL, Keras, Flax and
                            Caffe; PyTorch's momentum=m is 1-m here. In [0, 1], or
                            BN_MOMENTUM_CUMULATIVE; with 0 the old value may be anything. Where no
-                           running value is updated it is not looked at [0.9] */
+                           running value is updated it is not looked at, but by init [0.9] */
     float gamma_init;   /* every gamma at init; finite [1] */
     float beta_init;    /* every beta at init; finite [0] */
     bool scale;         /* learn gamma; without it gamma is 1 and its pointers are NULL [true] */
@@ -161,8 +161,8 @@ typedef struct bn_options {
  * Their content is taken as it is (no gamma_init, no running_var of 1), and they are the layer's
  * gamma, beta, ... until it is freed; which of them a call writes is what it writes anyway. Those that
  * are NULL are the layer's own. One that the options have no use for is BN_STATUS_BAD_OPTION (gamma
- * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as it writes none of
- * the others, these may be the same array. Else nothing that is given may overlap.
+ * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as no call on it writes
+ * the others, these may be the same array. Else nothing that is given may overlap, as far as it is needed.
  *
  * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward at
  * the same time may share one. A block has room for all the rest. */
@@ -186,7 +186,9 @@ typedef struct bn_memory {
  * The running values are floats, but where nobody has written over them the layer knows them to 48
  * bits, and averages and infers by those: inference equals training's normalization by the same
  * statistics, however large the mean is, and a long average does not stall. What is written into
- * running_mean[d] or running_var[d] counts from then on, as it is. */
+ * running_mean[d] or running_var[d] counts from then on, as it is, unless it is the float that was there
+ * already. Floats alone are what a copy of the arrays has, saved or sent; and all that an inference_only
+ * layer knows. */
 typedef struct bn_layer {
     size_t num_features; /* D */
     bn_options options;
@@ -261,7 +263,7 @@ typedef struct bn_batch {
 typedef struct bn_param {
     const char *name; /* "weight" or "bias", PyTorch's names of gamma and beta */
     float *value;     /* [count] */
-    float *grad;      /* [count]; what backward wrote */
+    float *grad;      /* [count]; what backward wrote; NULL in a layer that only infers */
     size_t count;     /* D */
 } bn_param;
 
@@ -303,7 +305,7 @@ BN_API bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_op
 
 /* Returns how many bytes a block must have for such a layer, at an address of any alignment, beside
  * what `memory` gives: at least 1. 0 where num_features, an option or memory is bad, as
- * bn_layer_init_with says. options and memory may be NULL: the defaults; all of it. memory's block is
+ * bn_layer_init_with says, which alone looks for overlaps. options and memory may be NULL: the defaults; all of it. memory's block is
  * not looked at.
  *
  * Beside parameters, gradients and running values these are at most 48*D + 512 bytes with a shared
@@ -614,9 +616,11 @@ BN_API bn_status bn_moments_merge(bn_moments *into, const bn_moments *from);
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER    layer or moments is NULL
  * BN_STATUS_BAD_SHAPE       they have different numbers of features
- * BN_STATUS_BAD_STATE       one of them was not initialized, or the layer has no running values
+ * BN_STATUS_BAD_STATE       one of them was not initialized, or the layer has no running values; or it
+ *                           is inference_only and memory of the caller's was given
  * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1
- * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf, or beyond float */
+ * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf, or beyond float; count is Inf, or an m2
+ *                           below 0 */
 BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments);
 
 /* ---- Names ----------------------------------------------------------------------------------- */

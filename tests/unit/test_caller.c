@@ -250,6 +250,9 @@ static void arrays_that_nobody_uses_are_refused(void **state) {
         options.track_running = cases[k].track_running;
         init_with_refused(BN_STATUS_BAD_OPTION, &options, &cases[k].memory);
         assert_int_equal(bn_layer_bytes(D, &options, &cases[k].memory), 0);
+        options.inference_only = true; /* gradients are not even looked at */
+        const bool gradient = cases[k].memory.dgamma != NULL || cases[k].memory.dbeta != NULL;
+        assert_true((bn_layer_bytes(D, &options, &cases[k].memory) != 0) == gradient);
     }
     free(a.memory);
 }
@@ -284,7 +287,11 @@ static void memory_that_overlaps_is_refused(void **state) {
     memory.block = room + memory.scratch_bytes - 1;
     memory.block_bytes = bn_layer_bytes(D, NULL, &memory);
     init_with_refused(BN_STATUS_OVERLAP, NULL, &memory);
-    memory.block = room + memory.scratch_bytes;
+    /* What is said to be there counts as far as it is needed, and no further. */
+    memory.block_bytes = memory.scratch_bytes = SIZE_MAX;
+    init_with_refused(BN_STATUS_OVERLAP, NULL, &memory);
+    memory.block = room + bn_scratch_bytes(D, 0);
+    memory.gamma = (float *)(room + (1 << 20)) - D;
     bn_layer layer;
     assert_ok(bn_layer_init_with(&layer, D, NULL, &memory));
     free(room);
@@ -430,11 +437,15 @@ static void a_layer_that_only_infers_does_no_more(void **state) {
     assert_int_equal(bn_layer_params(&layer, params), 2);
     assert_true(params[0].value == want.layer.gamma && params[0].grad == NULL);
 
+    /* What a model has is not written; a layer's own may be. */
     bn_moments moments;
     assert_ok(bn_moments_init(&moments, D));
     assert_ok(bn_moments_add(&moments, &want.batch, want.x));
+    assert_status(bn_layer_set_running(&layer, &moments), BN_STATUS_BAD_STATE);
+    assert_ok(bn_layer_init(&layer, D, &options));
     assert_ok(bn_layer_set_running(&layer, &moments));
-    assert_true(want.layer.running_mean[D - 1] == (float)moments.mean[D - 1]);
+    assert_true(layer.running_mean[D - 1] == (float)moments.mean[D - 1]);
+    bn_layer_free(&layer);
     bn_moments_free(&moments);
 
     /* Models share constants: a mean of 0 and a beta of 0. Writers may not. */
@@ -546,8 +557,7 @@ static void what_is_no_cache_is_refused(void **state) {
     ref_random random = {3};
     for (int fill = 0; fill < 20; fill++) {
         for (size_t i = 0; i < bytes; i++) {
-            cache[i] = fill < 2 ? (unsigned char)(255 * fill)
-                                : (unsigned char)(256.0 * ref_uniform(&random));
+            cache[i] = (unsigned char)(fill < 2 ? 255.0 * fill : 256.0 * ref_uniform(&random));
         }
         assert_status(bn_layer_backward_batch(&t.layer, &batch, t.x, t.dy, t.dx),
                       BN_STATUS_BAD_STATE);
@@ -556,7 +566,7 @@ static void what_is_no_cache_is_refused(void **state) {
     memcpy(kept, cache, bytes);
     for (size_t i = 0; i < bytes - 4 * D * sizeof(float); i++) { /* its head to the bit */
         for (int bit = 0; bit < 8; bit++) {
-            cache[i] ^= (unsigned char)(1 << bit);
+            cache[i] = (unsigned char)(kept[i] ^ 1 << bit);
             assert_status(bn_layer_backward_batch(&t.layer, &batch, t.x, t.dy, t.dx),
                           BN_STATUS_BAD_STATE);
             cache[i] = kept[i];
@@ -593,12 +603,22 @@ static void a_cache_overlaps_nothing(void **state) {
         batch.cache = (char *)buffers[k] + 1;
         assert_status(bn_layer_forward_batch(&t.layer, &batch, t.x, t.y), BN_STATUS_OVERLAP);
     }
-    const float *others[] = {t.x, t.dy, t.dx, t.layer.dbeta};
-    for (size_t k = 0; k < COUNT_OF(others); k++) {
-        batch.cache = (char *)others[k] + 1;
-        assert_status(bn_layer_backward_batch(&t.layer, &batch, t.x, t.dy, t.dx),
-                      BN_STATUS_OVERLAP);
-    }
+    /* In front of dx, and then a float into it. */
+    const size_t bytes = bn_cache_bytes(D);
+    unsigned char *arena = malloc(bytes + t.x_count * sizeof(float));
+    assert_non_null(arena);
+    batch.cache = arena;
+    assert_ok(bn_layer_forward_batch(&t.layer, &batch, t.x, t.dx));
+    unsigned char *dx = arena + bytes;
+    assert_status(bn_layer_backward_batch(&t.layer, &batch, t.x, t.dy, dx - 1), BN_STATUS_OVERLAP);
+    bn_layer wider;
+    assert_ok(bn_layer_init(&wider, D + 1, NULL)); /* its cache would be longer */
+    assert_status(
+        bn_layer_backward_batch(&wider, &(bn_batch){.n = 2, .cache = arena}, t.x, t.dy, dx),
+        BN_STATUS_BAD_STATE);
+    bn_layer_free(&wider);
+    assert_ok(bn_layer_backward_batch(&t.layer, &batch, t.x, t.dy, dx));
+    free(arena);
     assert_pattern(t.y, t.y_count * sizeof(float));
     trial_free(&t);
 }
@@ -680,6 +700,14 @@ static void population_statistics_keep_their_digits(void **state) {
     assert_ok(bn_layer_set_running(&layer, &moments));
     assert_ok(bn_layer_infer(&layer, 3, x, y));
     assert_true(fabsf(y[0] + 1.41421356f) < 1e-6f && fabsf(y[2] - 0.70710678f) < 1e-6f);
+    /* Others' sums that are none: nothing is written. */
+    const float before = layer.running_var[0];
+    moments.m2[0] = -1e-7;
+    assert_status(bn_layer_set_running(&layer, &moments), BN_STATUS_NOT_FINITE);
+    moments.m2[0] = 1;
+    moments.count = INFINITY;
+    assert_status(bn_layer_set_running(&layer, &moments), BN_STATUS_NOT_FINITE);
+    assert_true(layer.running_var[0] == before);
     bn_moments_free(&moments);
     bn_layer_free(&layer);
 }

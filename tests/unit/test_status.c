@@ -323,6 +323,7 @@ static void bad_momentum_is_refused_by_forward(void **state) {
         now.layer.options.momentum = momentum[k];
         refused(BAD_OPTION, bn_layer_forward(&now.layer, N, x, y));
         assert_ok(forward((bn_batch){.n = N, .skip_running_update = true}));
+        assert_ok(forward((bn_batch){.n = 0}));
         now.layer.frozen = true;
         assert_ok(bn_layer_forward(&now.layer, N, x, y));
         now.layer.frozen = false;
