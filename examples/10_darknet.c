@@ -11,17 +11,18 @@
 
 enum { N = 8, C = 6, S = 13 * 13, COUNT = N * C * S };
 
-/* As Darknet's layer has them, [C] each. */
+/* As Darknet's layer has them, [C] each; backward adds to the updates. */
 typedef struct darknet_layer {
     float *scales, *biases, *scale_updates, *bias_updates, *rolling_mean, *rolling_variance;
 } darknet_layer;
 
-static bn_layer layer_on(const darknet_layer *of) {
+static bn_layer layer_on(const darknet_layer *of, bool inference_only) {
     bn_options options = bn_options_default();
     options.eps = 0;
     options.momentum = 0.99F; /* rolling = .99 rolling + .01 new */
     options.activation = BN_ACTIVATION_LEAKY_RELU;
     options.activation_slope = 0.1F;
+    options.inference_only = inference_only;
     const bn_memory arrays = {.gamma = of->scales,
                               .beta = of->biases,
                               .dgamma = of->scale_updates,
@@ -53,8 +54,8 @@ int main(void) {
     random_fill(&random, -1, 3, COUNT, x);
     random_fill(&random, -1, 1, COUNT, target);
 
-    bn_layer layer = layer_on(&of);
-    const bn_batch batch = {.n = N, .spatial = S};
+    bn_layer layer = layer_on(&of, false);
+    const bn_batch batch = {.n = N, .spatial = S, .accumulate_grads = true};
     double first = 0, loss = 0;
     for (int step = 0; step < 300; step++) {
         MUST(bn_layer_forward_batch(&layer, &batch, x, y));
@@ -64,24 +65,30 @@ int main(void) {
             loss += 0.5 * (y[k] - target[k]) * (y[k] - target[k]) / COUNT;
         }
         MUST(bn_layer_backward_batch(&layer, &batch, x, delta, delta)); /* in place, as there */
-        for (size_t c = 0; c < C; c++) { /* the framework's own update */
-            of.scales[c] -= of.scale_updates[c];
-            of.biases[c] -= of.bias_updates[c];
+        for (size_t c = 0; c < C; c++) { /* the framework's own update: what is added up decays */
+            of.scales[c] -= 0.1F * of.scale_updates[c];
+            of.biases[c] -= 0.1F * of.bias_updates[c];
+            of.scale_updates[c] *= 0.9F;
+            of.bias_updates[c] *= 0.9F;
         }
         first = step == 0 ? loss : first;
     }
     printf("loss %.4f at first, %.4f after 300 steps\n", first, loss);
     CLAIM(loss < 0.5 * first);
 
-    darknet_infer(&of, x, expected);
-    for (size_t c = 0; c < C; c++) { /* its epsilon, inside the variance */
-        const float deviation = sqrtf(of.rolling_variance[c]) + 1e-6F;
-        of.rolling_variance[c] = deviation * deviation;
+    float variance[C]; /* a copy, with its epsilon inside */
+    for (size_t c = 0; c < C; c++) {
+        const double deviation = sqrt((double)of.rolling_variance[c]) + 1e-6;
+        variance[c] = (float)(deviation * deviation);
     }
-    MUST(bn_layer_infer_batch(&layer, &batch, x, y));
+    const darknet_layer loaded = {of.scales, of.biases, NULL, NULL, of.rolling_mean, variance};
+    bn_layer inference = layer_on(&loaded, true);
+    MUST(bn_layer_infer_batch(&inference, &batch, x, y));
+    darknet_infer(&of, x, expected);
     const float largest = largest_difference(COUNT, y, expected);
     printf("inference against Darknet's own: largest difference %.1e\n", (double)largest);
     CLAIM(largest <= 16 * FLT_EPSILON);
+    bn_layer_free(&inference);
     bn_layer_free(&layer);
     return EXIT_SUCCESS;
 }

@@ -243,7 +243,8 @@ typedef struct bn_batch {
                                    NULL: all 1 */
     const float *position_weight; /* [n][S] without gaps, for N x C x S, likewise: 0 leaves a padded
                                      position out, of all features. Multiplies sample_weight: w is
-                                     the product as a float, and must be finite. NULL: all 1 */
+                                     the product as a float, and not beyond FLT_MAX before it is
+                                     rounded. NULL: all 1 */
     const void *residual;     /* added before the activation; NULL: none. In backward only whether
                                    it is NULL matters */
     const void *y;            /* backward: forward's y, needed where a residual and an activation
@@ -495,6 +496,9 @@ BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shi
  *     the layer after
  *     dense                       [out][D]                  fold_next(out, 1)
  *       of flattened N x D x S    [out][D*S]                fold_next(out, S)
+ *       of flattened N x S x D    [out][S*D]                fold_next(out*S, 1), into a bias of
+ *                                                               out*S zeros: those of an output
+ *                                                               are then added to its own
  *     convolution                 [out][D][kh][kw]          fold_next(out, kh*kw)
  *
  * Weights and bias are the caller's and may have any alignment. A layer without a bias is folded
