@@ -357,14 +357,14 @@ static void layers_share_a_scratch(void **state) {
         const size_t bytes = bn_scratch_bytes(1536, threads);
         unsigned char *memory = malloc(bytes + 2 * 64);
         assert_non_null(memory);
-        for (size_t offset = 0; offset < 64; offset += 21) {
+        for (size_t offset = 0; offset < 64; offset += 35) {
             for (size_t k = 0; k < COUNT_OF(sizes); k++) {
                 bn_options options = bn_options_default();
                 options.num_threads = threads;
                 fill_pattern(memory, bytes + 2 * 64);
                 const bn_memory shared = {.scratch = memory + offset, .scratch_bytes = bytes};
                 trial want = trial_new(sizes[k], &options,
-                                       (bn_batch){.n = 16 + (1u << 20) / (sizes[k] + 100)});
+                                       (bn_batch){.n = 16 + (1u << 19) / (sizes[k] + 100)});
                 bn_layer layer = twin(&want.layer, &shared);
                 check_same_life(&want, &layer);
                 assert_pattern(memory, offset);
