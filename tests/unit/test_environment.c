@@ -92,7 +92,9 @@ static void check_calls(rig *r, size_t count) {
 enum { ALL_KINDS = 8 * KINDS };
 static bool exists(unsigned kind) {
     const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
-    return (!(kind & FROZEN) || !(kind & UNTRACKED)) && (activation & (activation - 1)) == 0;
+    const bool taken = kind < KINDS || kind % 5 == 0; /* of so many, as emulation is slow */
+    return taken && (!(kind & FROZEN) || !(kind & UNTRACKED)) &&
+           (activation & (activation - 1)) == 0;
 }
 
 /* Every kind that there is, but each of one shape only. */
