@@ -27,10 +27,7 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
 static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
                                 const void *dy, const void *dx, bni_shape *shape,
                                 bni_forward *before) {
-    const bn_status status = bni_check_batch(layer, batch, shape);
-    if (status == BN_STATUS_OK && layer->internal.options.inference_only) {
-        return BN_STATUS_BAD_STATE;
-    }
+    const bn_status status = bni_check_batch(layer, batch, true, shape);
     if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }

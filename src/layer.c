@@ -54,7 +54,8 @@ static bool options_good(const bn_options *options) {
            options->num_threads >= 0 && activation_good(options);
 }
 
-bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shape *shape) {
+bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bool trains,
+                          bni_shape *shape) {
     if (layer == NULL || batch == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
@@ -64,7 +65,9 @@ bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shap
     if (!bni_not_negative(layer->options.eps) || layer->options.num_threads < 0) {
         return BN_STATUS_BAD_OPTION;
     }
-    return bni_shape_make(shape, batch, layer->num_features, BNI_STRIDES_BOTH);
+    const bn_status status = bni_shape_make(shape, batch, layer->num_features, BNI_STRIDES_BOTH);
+    const bool may = !trains || !layer->internal.options.inference_only;
+    return status == BN_STATUS_OK && !may ? BN_STATUS_BAD_STATE : status;
 }
 
 int bni_threads(const bn_layer *layer) {

@@ -24,9 +24,10 @@ bool bni_momentum_good(float momentum);
 /* num_threads as it is set, but no more than init saw. */
 int bni_threads(const bn_layer *layer);
 
-/* What every call on a layer and a batch checks first. Makes the shape where it returns
- * BN_STATUS_OK. */
-bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bni_shape *shape);
+/* What every call on a layer and a batch checks first; trains: forward and backward, which a layer that
+ * only infers does not have. Makes the shape where it returns BN_STATUS_OK. */
+bn_status bni_check_batch(const bn_layer *layer, const bn_batch *batch, bool trains,
+                          bni_shape *shape);
 
 /* Writes what the running values of some features would become into `into`, with the given weight of
  * the old ones; false where one would be NaN or Inf. The sums begin at the first of these features. */

@@ -209,8 +209,7 @@ bni_running bni_running_of(const bn_layer *layer, size_t first) {
 
 static double known_value(const float *value, const float *seen, const float *rest) {
     const float now = bni_load_float(value);
-    const bool same = seen != NULL && bni_float_bits(now) == bni_float_bits(*seen);
-    return (double)now + (same ? (double)*rest : 0.0);
+    return (double)now + (seen == NULL ? 0.0 : (double)bni_rest_of(now, *seen, *rest));
 }
 
 void bni_running_at(const bn_layer *layer, size_t d, double *mean, double *var) {

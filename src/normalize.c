@@ -3,10 +3,7 @@
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
                               const void *y, bool trains, bni_shape *shape) {
-    const bn_status status = bni_check_batch(layer, batch, shape);
-    if (status == BN_STATUS_OK && trains && layer->internal.options.inference_only) {
-        return BN_STATUS_BAD_STATE;
-    }
+    const bn_status status = bni_check_batch(layer, batch, trains, shape);
     if (status != BN_STATUS_OK || shape->n == 0) {
         return status;
     }

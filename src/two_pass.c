@@ -19,8 +19,8 @@ static size_t slot_doubles(size_t features) {
 }
 
 /* One thread adds up a chunk before it makes the next. Else all are kept until they are added in their
- * order. For more features than a panel has, F(D) = ceil(BNI_TASKS / ceil(D / BNI_PANEL)) chunks are at
- * most one more than BNI_TASKS * BNI_PANEL / D of them. */
+ * order. For more features than a panel has, bni_most_chunks(D) is at most one more than
+ * BNI_TASKS * BNI_PANEL / D. */
 size_t bni_two_pass_scratch(size_t most_features, int num_threads) {
     const size_t one = slot_doubles(most_features);
     if (num_threads == 1) {

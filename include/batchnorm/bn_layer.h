@@ -184,8 +184,8 @@ typedef struct bn_memory {
  * (by an optimizer, by a loader). Pointers, num_features and what is private are the library's to set.
  *
  * The running values are floats, but where nobody has written over them the layer knows them to 48
- * bits, and averages and infers by those: inference equals training's normalization by the same
- * statistics, however large the mean is, and a long average does not stall. What is written into
+ * bits. It averages by those, and infers by the mean's (of the variance a float's are enough): inference
+ * equals training's normalization by the same statistics, however large the mean is, and a long average does not stall. What is written into
  * running_mean[d] or running_var[d] counts from then on, as it is, unless it is the float that was there
  * already. Floats alone are what a copy of the arrays has, saved or sent; and all that an inference_only
  * layer knows. */

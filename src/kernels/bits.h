@@ -42,6 +42,14 @@ static inline uint64_t bni_double_bits(double value) {
     return bits;
 }
 
+/* value where `kept`, else 0; without a branch, so that loops around it are vectorized. */
+static inline float bni_keep(bool kept, float value) {
+    const uint32_t bits = bni_float_bits(value) & (0u - (uint32_t)kept);
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
 #define BNI_INF_BITS 0x7f800000u
 
 static inline bool bni_finite(float value) {

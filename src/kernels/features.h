@@ -6,6 +6,8 @@
 #ifndef BNI_FEATURES_H
 #define BNI_FEATURES_H
 
+#include "kernels/bits.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -27,6 +29,10 @@ typedef struct bni_running {
     float *mean, *mean_seen, *mean_rest;
     float *var, *var_seen, *var_rest;
 } bni_running;
+
+static inline float bni_rest_of(float value, float seen, float rest) {
+    return bni_keep(bni_float_bits(value) == bni_float_bits(seen), rest);
+}
 
 typedef struct bni_feature_kernels {
     /* s[d] = the sum of all columns of feature d, where column (o*features + d)*inner + i belongs

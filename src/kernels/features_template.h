@@ -147,14 +147,6 @@ BNI_INLINE parts split(double value) {
     return (parts){rounded, (float)(value - (double)rounded)};
 }
 
-/* value where `kept`, else 0. */
-BNI_INLINE float keep_float(bool kept, float value) {
-    const uint32_t bits = bni_float_bits(value) & (0u - (uint32_t)kept);
-    float result;
-    memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
 static bool finish_moments(const bni_sums *sums, size_t features, double eps,
                            const bni_cache *cache) {
     const double *restrict mean = sums->mean;
@@ -188,8 +180,8 @@ BNI_INLINE run_values known_of(const float *value, const float *seen, const floa
 
 BNI_INLINE parts value_at(run_values of, size_t d) {
     const float value = bni_load_float(of.value + d);
-    const bool same = bni_float_bits(value) == bni_float_bits(bni_load_float(of.seen + d));
-    return (parts){value, keep_float(of.known & same, bni_load_float(of.rest + d))};
+    const float rest = bni_rest_of(value, bni_load_float(of.seen + d), bni_load_float(of.rest + d));
+    return (parts){value, bni_keep(of.known, rest)};
 }
 
 BNI_INLINE double whole(parts of) {
@@ -198,12 +190,14 @@ BNI_INLINE double whole(parts of) {
 
 static void finish_running(const bni_running *of, size_t features, double eps,
                            const bni_cache *cache) {
+    const float *var =
+        of->var; /* once: stores may change what `of` points to, for all that is known */
     const run_values mean = known_of(of->mean, of->mean_seen, of->mean_rest);
     float *restrict mean_near = cache->mean, *restrict mean_rest = cache->mean_rest;
     float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
     BNI_EACH_FEATURE(d) {
         const parts center = value_at(mean, d);
-        const parts invstd = split(1.0 / sqrt((double)bni_load_float(of->var + d) + eps));
+        const parts invstd = split(1.0 / sqrt((double)bni_load_float(var + d) + eps));
         bni_store_float(mean_near + d, center.nearest);
         bni_store_float(mean_rest + d, center.rest);
         bni_store_float(invstd_near + d, invstd.nearest);
@@ -223,10 +217,10 @@ BNI_INLINE learned learned_of(const float *value, float without, const float *ot
 }
 
 BNI_INLINE float learned_at(learned of, size_t d) {
-    const uint32_t given = bni_float_bits(bni_load_float(of.value + d)) & (0u - (uint32_t)of.given);
-    const uint32_t both = given | (bni_float_bits(of.without) & (0u - (uint32_t)!of.given));
+    const float value = bni_keep(of.given, bni_load_float(of.value + d));
+    const uint32_t bits = bni_float_bits(value) | bni_float_bits(bni_keep(!of.given, of.without));
     float result;
-    memcpy(&result, &both, sizeof result);
+    memcpy(&result, &bits, sizeof result);
     return result;
 }
 
@@ -235,7 +229,7 @@ BNI_INLINE void shifts_of(run_values mean, learned beta, size_t features,
                           const float *restrict scale, float *restrict shift) {
     BNI_EACH_FEATURE(d) {
         const float rest = value_at(mean, d).rest;
-        shift[d] = BNI_FMA(-rest, keep_float(rest != 0.0f, scale[d]), learned_at(beta, d));
+        shift[d] = BNI_FMA(-rest, bni_keep(rest != 0.0f, scale[d]), learned_at(beta, d));
     }
 }
 
@@ -256,7 +250,7 @@ static void running_affine(const bni_running *of, const float *gamma, const floa
 /* keep * old + (1 - keep) * value; an old value without weight may be anything, and is not even
  * converted. */
 BNI_INLINE parts mix(double keep, parts old, double value) {
-    const parts kept = {keep_float(keep != 0.0, old.nearest), keep_float(keep != 0.0, old.rest)};
+    const parts kept = {bni_keep(keep != 0.0, old.nearest), bni_keep(keep != 0.0, old.rest)};
     return split(keep * whole(kept) + (1.0 - keep) * value);
 }
 

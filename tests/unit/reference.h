@@ -149,4 +149,16 @@ void ref_fill_layer(ref_random *random, bn_layer *layer);
 float *ref_floats(size_t count);
 double *ref_doubles(size_t count);
 
+/* ---- Kinds of weights ---- */
+
+/* Of samples, but for the last two: of positions, and of both. */
+typedef enum weighting {
+    WEIGHTS_NONE,
+    WEIGHTS_MASK,
+    WEIGHTS_REAL,
+    WEIGHTS_POSITIONS,
+    WEIGHTS_BOTH,
+    WEIGHTS_KINDS
+} weighting;
+
 #endif /* BN_TESTS_REFERENCE_H */

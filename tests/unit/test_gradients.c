@@ -24,16 +24,6 @@ typedef struct shape {
     size_t n, num_features, spatial, x_gap, y_gap; /* gaps: elements between samples */
 } shape;
 
-/* Of samples, but for the last two: of positions, and of both. */
-typedef enum weighting {
-    WEIGHTS_NONE,
-    WEIGHTS_MASK,
-    WEIGHTS_REAL,
-    WEIGHTS_POSITIONS,
-    WEIGHTS_BOTH,
-    WEIGHTS_KINDS
-} weighting;
-
 typedef struct config {
     shape shape;
     weighting weights;

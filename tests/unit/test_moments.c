@@ -55,15 +55,6 @@ static void assert_moments(const bn_moments *moments, const ref_result *want) {
 
 /* ---- Pieces ---------------------------------------------------------------------------------- */
 
-typedef enum weighting {
-    WEIGHTS_NONE,
-    WEIGHTS_MASK,
-    WEIGHTS_REAL,
-    WEIGHTS_POSITIONS,
-    WEIGHTS_BOTH,
-    WEIGHTS_KINDS
-} weighting;
-
 typedef struct dataset {
     bn_batch batch;
     size_t stride;
