@@ -36,7 +36,9 @@
  * - A layer that was never initialized but is all zero, or that was freed, is BN_STATUS_BAD_STATE.
  * - Empty batches. n = 0 is BN_STATUS_OK whatever the buffers are (they may be NULL): nothing is
  *   read, y and dx stay, dgamma and dbeta become zero (or stay, where a batch says to add to them),
- *   no batch is counted, and what an earlier forward left for backward stays too.
+ *   no batch is counted, and what an earlier forward left for backward stays too. Parts of a batch
+ *   (bn_layer_forward_by) and the shares of workers (bn_layer_set_comm) may be empty beside others
+ *   that are not: what is said there holds then.
  * - Buffers. y may be x; dx may be dy or x; dresidual may be dy; inputs of one shape may be the
  *   same. "The same" is the same first element and the same stride. Any other overlap of elements,
  *   of inputs too and with the layer's own arrays, is BN_STATUS_OVERLAP; what lies between strided
@@ -44,11 +46,11 @@
  * - Threads. Two calls that change a layer (all that take it without const) must not run at the
  *   same time, nor one of them with any other call on the same layer. Calls that take it const may
  *   run in any number at once. Calls on different layers are independent, unless these share memory
- *   of the caller's (see bn_memory). All this holds for bn_moments too. The threads that a call
+ *   of the caller's (see bn_memory). All this holds for bn_moments and bn_gradients too. The threads that a call
  *   starts are OpenMP's, a team for each thread that calls. Its runtime ends the process where it
  *   cannot start one, and GCC's does not survive a fork() in the child: num_threads = 1 never enters
  *   it.
- * - Allocation. Only bn_layer_init, bn_layer_init_with and bn_moments_init allocate; OpenMP's
+ * - Allocation. Only bn_layer_init, bn_layer_init_with, bn_moments_init and bn_gradients_init allocate; OpenMP's
  *   runtime has memory of its own for its threads. A call uses at most 32 KiB of stack, beside what
  *   OpenMP's runtime takes of the caller's where threads share the work.
  * - Floating-point environment. It is the caller's, in all threads that work on a call: rounding
@@ -99,9 +101,9 @@ typedef enum bn_status {
     BN_STATUS_NOT_FINITE,     /* a NaN or Inf reached the statistics or the gradients */
     BN_STATUS_OUT_OF_MEMORY,  /* malloc failed, or the memory given is too small */
     BN_STATUS_UNSUPPORTED,    /* not in this build */
-    BN_STATUS_COMM_FAILED,    /* the reduction across workers failed */
-    BN_STATUS_IO,             /* a file could not be opened, read or written */
-    BN_STATUS_BAD_FORMAT      /* a file's content is not what it should be */
+    BN_STATUS_COMM_FAILED, /* the reduction across workers failed, or another worker was at fault */
+    BN_STATUS_IO,          /* a file could not be opened, read or written */
+    BN_STATUS_BAD_FORMAT   /* a file's content is not what it should be */
 } bn_status;
 
 /* What follows the scale and shift (and the residual, where there is one). NaN stays NaN in all of
@@ -125,6 +127,17 @@ typedef enum bn_dtype {
 /* As momentum: the plain average over all batches seen. Batch k (from 0) takes part with weight
  * 1/(k+1), k being num_batches_tracked. PyTorch's momentum=None. */
 #define BN_MOMENTUM_CUMULATIVE (-1.0f)
+
+/* How the workers of one batch add up: see bn_layer_set_comm. Zero: there is one worker.
+ *
+ * allreduce_sum replaces values[0..count) by their sums over all workers, in the place of the values,
+ * and returns 0; or it returns anything else, and what values hold then does not matter. Every worker
+ * must get the same bits. NaN and Inf come too, and must go through as addition has them. It gets
+ * context as its first argument, and is called by the thread that called the library. */
+typedef struct bn_comm {
+    int (*allreduce_sum)(void *context, double *values, size_t count);
+    void *context;
+} bn_comm;
 
 /* How a layer works; bn_options_default() gives the values in brackets. eps, momentum and num_threads
  * may be changed in layer.options between calls, the rest is read at init. */
@@ -219,7 +232,8 @@ typedef struct bn_layer {
         void *scratch; /* where a call works: src/memory.h */
         size_t scratch_bytes;
         size_t n, spatial; /* the shape of the forward before */
-        int forward;       /* none, training or frozen: src/memory.h */
+        int forward;       /* of which kind it was: src/memory.h */
+        bn_comm comm;
     } internal;
 } bn_layer;
 
@@ -270,7 +284,8 @@ typedef struct bn_param {
 
 /* Count, mean and sum of squared deviations of data that does not come in one piece. The caller
  * owns the struct, bn_moments_init fills it. All but the private part may be read between calls:
- * mean[d] is the mean so far, m2[d]/count the biased variance. */
+ * mean[d] is the mean so far, m2[d]/count the biased variance. count and what is in the arrays may be
+ * written too, by whoever reduces them over several machines: see bn_moments_merge for how. */
 typedef struct bn_moments {
     size_t num_features; /* D */
     double count;        /* W so far: the sum of the weights of all positions */
@@ -286,6 +301,26 @@ typedef struct bn_moments {
         double *scratch;
     } internal;
 } bn_moments;
+
+/* The gradient sums of a batch that does not come in one piece. The caller owns the struct,
+ * bn_gradients_init fills it. All but the private part may be read between calls, and count and what
+ * is in the arrays may be written, by whoever reduces them over several machines: all of them add up. */
+typedef struct bn_gradients {
+    size_t num_features; /* D */
+    double count;        /* W of all that was added: the sum of the weights of all positions */
+    double *sum_g;       /* [D]; sum of g: dbeta */
+    double *sum_gx;      /* [D]; sum of g * (x - mean), with the mean that forward normalized by;
+                            dgamma = sum_gx * invstd */
+
+    /* private from here on */
+    struct {
+        void *owned;
+        size_t owned_bytes;
+        double *scratch;
+        float *invstd, *invstd_rest; /* [D], of the forward whose gradients these are */
+        int forward;                 /* its kind: src/memory.h; none as long as nothing was added */
+    } internal;
+} bn_gradients;
 
 /* ---- Options and the life of a layer -------------------------------------------------------- */
 
@@ -606,6 +641,10 @@ BN_API bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, cons
 /* Merges the moments of other data into these, as if it had been added here. `from` stays, and may
  * be `into` itself (its data then counts twice).
  *
+ * Moments do not add up, as they are about different means. An engine that knows nothing but sums
+ * reduces them over workers in two steps: count and count * mean, which give the common count and mean;
+ * and then m2 + count * (mean - common mean)^2, with a worker's own count and mean, which is m2 of all.
+ *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  into or from is NULL
  * BN_STATUS_BAD_SHAPE     they have different numbers of features
@@ -626,6 +665,162 @@ BN_API bn_status bn_moments_merge(bn_moments *into, const bn_moments *from);
  * BN_STATUS_NOT_FINITE      a mean or a variance is NaN or Inf, or beyond float; count is Inf, or an m2
  *                           below 0 */
 BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments);
+
+/* ---- A batch in parts ------------------------------------------------------------------------ */
+
+/* A batch that does not fit into memory, comes as micro-batches or lies on several machines is still
+ * one batch: statistics and gradients are those of the whole. For all parts, in any order,
+ *
+ *     bn_moments_add(&moments, part, x)                 then what other workers have is merged
+ *     bn_layer_forward_by(&layer, &moments, part, x, y)
+ *     bn_gradients_add(&gradients, &layer, part, x, dy) then what other workers have is added
+ *     bn_layer_backward_by(&layer, &gradients, part, x, dy, dx)
+ *
+ * each line for all parts before the next, and bn_layer_set_gradients once. Parts may be of any size,
+ * empty, masked. One part alone gives the bits of bn_layer_forward and bn_layer_backward, with the
+ * exception of features whose squared deviations add up to something, but less than 2^-90. A bn_comm
+ * plays no part in these calls: whoever has several workers reduces moments and gradients by himself.
+ *
+ * A part's backward reads what its forward left in batch->cache. The layer's own cache serves all
+ * parts of a whole, whatever their shapes, until the forward of another whole takes its place. */
+
+/* Normalizes a part of a batch by the moments of the whole:
+ *
+ *     y = act(gamma * (x - mean) / sqrt(m2/count + eps) + beta + residual)
+ *
+ * The running values and their count change as bn_layer_forward would change them with the whole, by
+ * this part alone, even if it is empty: all calls but one must have skip_running_update. An empty part
+ * leaves a cache too. A frozen layer normalizes by its running values, and does not look into moments.
+ *
+ * batch, x and y are as in bn_layer_forward_batch; the weights matter to moments alone, but are checked.
+ *
+ * Returns what bn_layer_forward_batch returns, but
+ * BN_STATUS_NULL_POINTER    moments is NULL, too
+ * BN_STATUS_BAD_SHAPE       moments are of another number of features, too
+ * BN_STATUS_OVERLAP         moments' arrays overlap y, the cache or the layer's arrays, too
+ * BN_STATUS_BAD_STATE       moments were not initialized, too
+ * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1 and the layer is not frozen
+ * BN_STATUS_NOT_FINITE      of moments, where also count is Inf or an m2 below 0 */
+BN_API bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments,
+                                     const bn_batch *batch, const void *x, void *y);
+
+/* Makes *gradients those of nothing: count 0 and sums 0. Allocates. *gradients may hold anything
+ * before, and is not touched unless BN_STATUS_OK is returned.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER   gradients is NULL
+ * BN_STATUS_BAD_SHAPE      num_features is 0, or so large that sizes overflow
+ * BN_STATUS_OUT_OF_MEMORY  malloc failed */
+BN_API bn_status bn_gradients_init(bn_gradients *gradients, size_t num_features);
+
+/* Gives back what bn_gradients_init allocated and zeroes *gradients, which may be NULL, zeroed or freed
+ * before. */
+BN_API void bn_gradients_free(bn_gradients *gradients);
+
+/* Adds a part of a batch:
+ *
+ *     sum_g[d]  += sum_i g[i,d]
+ *     sum_gx[d] += sum_i g[i,d] * (x[i,d] - mean[d])
+ *     count     += W
+ *
+ * with what the part's forward left in batch->cache, or in the layer. The first part also says by which
+ * invstd, and whether that forward was frozen: parts of one batch alone may be added. An empty part
+ * says it too, and its batch->cache is read where it is given.
+ *
+ * batch, x and dy are as in bn_layer_backward_batch, batch->residual and batch->y with them; dresidual
+ * and accumulate_grads are not looked at. All work is done by the caller's thread: several parts may be
+ * worked on at once, each into gradients of its own.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER    gradients, layer, batch, x or dy is NULL; a residual and an activation meet
+ *                           and batch->y is NULL
+ * BN_STATUS_BAD_OPTION      layer->options.eps or .num_threads was set to a bad value; dtype is none of
+ *                           bn_dtype; a weight, or the product of a sample's and a position's, is
+ *                           negative, NaN or Inf
+ * BN_STATUS_BAD_SHAPE       gradients are of another number of features than the layer; a stride is
+ *                           shorter than D*S, or a product of sizes overflows
+ * BN_STATUS_OVERLAP         inputs overlap in part, or anything and the arrays of gradients or layer
+ * BN_STATUS_BAD_STATE       gradients or layer were not initialized, the layer is inference_only, there
+ *                           was no forward, or batch->cache is of another n or spatial; what was added
+ *                           before was of a frozen forward and this is not, or the other way round
+ * BN_STATUS_NOT_FINITE      a sum is NaN or Inf: gradients stay as they were
+ * BN_STATUS_UNSUPPORTED     dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+BN_API bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer,
+                                  const bn_batch *batch, const void *x, const void *dy);
+
+/* Adds the gradients of other parts of the same batch. `from` stays.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  into or from is NULL
+ * BN_STATUS_BAD_SHAPE     they have different numbers of features
+ * BN_STATUS_BAD_STATE     one of them was not initialized, or one is of a frozen forward and the other
+ *                         is not
+ * BN_STATUS_NOT_FINITE    a sum would be NaN or Inf: `into` stays as it was */
+BN_API bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from);
+
+/* Writes dx of a part, by the gradients of the whole:
+ *
+ *     dx = gamma * invstd * (g - w/count * (sum_g + (x - mean) * invstd^2 * sum_gx))
+ *
+ * or gamma * invstd * g after a frozen forward; and dresidual = g where the batch asks for it. The
+ * layer is not changed: parts may be worked on at once, each by a thread of its own. An empty part is
+ * BN_STATUS_OK, and nothing is written.
+ *
+ * batch, x, dy and dx are as in bn_layer_backward_batch; accumulate_grads is not looked at.
+ *
+ * Returns what bn_gradients_add returns, but
+ * BN_STATUS_NULL_POINTER    dx is NULL, too
+ * BN_STATUS_BAD_OPTION      dresidual is given without a residual, too
+ * BN_STATUS_OVERLAP         what bn_layer_backward_batch says, or dx or dresidual and the arrays of
+ *                           gradients
+ * BN_STATUS_TOO_FEW_VALUES  gradients->count is at most 1 and forward was not frozen
+ * BN_STATUS_NOT_FINITE      count or a sum is NaN or Inf; dx and dresidual are written */
+BN_API bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradients,
+                                      const bn_batch *batch, const void *x, const void *dy,
+                                      void *dx);
+
+/* Makes the gradients of the whole the layer's: dbeta = sum_g and dgamma = sum_gx * invstd, or adds
+ * them. Of nothing they are 0. invstd is that of what was added; where nothing was, as sums came from
+ * elsewhere alone, that of the layer's last forward.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  layer or gradients is NULL
+ * BN_STATUS_BAD_SHAPE     they have different numbers of features
+ * BN_STATUS_BAD_STATE     one of them was not initialized, the layer is inference_only, or there are
+ *                         sums, but was no forward
+ * BN_STATUS_NOT_FINITE    a gradient that is learned would be NaN or Inf: nothing is written */
+BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gradients,
+                                        bool accumulate);
+
+/* ---- Many workers, one batch ----------------------------------------------------------------- */
+
+/* Makes the layer one of several workers', each with a share of every batch: from then on
+ * bn_layer_forward and bn_layer_backward (and _batch) reduce over all of them, and each worker gets what one
+ * with all the rows would get: y and dx of its own rows, running values, dgamma and dbeta of the whole.
+ * These are sums over all rows, as ever: where every worker's loss is the mean over its own rows, dy is too
+ * large by the number of workers, and so are they. A comm of zeros makes the worker alone again.
+ *
+ * All workers must make the same calls in the same order, with layers of the same D, options and frozen.
+ * Forward calls allreduce_sum twice, with D + 4 values, and backward once, with 2*D + 4, whatever the
+ * number of workers; a frozen forward, inference, and the calls on parts, moments and gradients not at all.
+ *
+ * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write but
+ * running values, gradients and the cache. Where all have n = 0, nothing happens.
+ *
+ * A worker whose arguments are at fault takes part all the same and returns its own status; the others
+ * return BN_STATUS_COMM_FAILED. Only where layer is NULL or was not initialized the others wait. A NaN or Inf in one
+ * share is BN_STATUS_NOT_FINITE at all. A reduction that fails is BN_STATUS_COMM_FAILED. In all these cases every worker's layer
+ * stays as it was. A worker whose reduction has failed takes part in the others of the same call, so
+ * that all learn of it; of the last one of a call, that is not to be had: where it fails on some workers
+ * alone, it is these that have not changed.
+ *
+ * Not while any other call on the layer runs. The scratch must not be in use by another layer while a
+ * worker waits for others.
+ *
+ * Returns BN_STATUS_OK, or
+ * BN_STATUS_NULL_POINTER  layer is NULL; allreduce_sum is NULL and context is not
+ * BN_STATUS_BAD_STATE     the layer was not initialized or is inference_only */
+BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
