@@ -2,260 +2,173 @@
  * Backward: check, gradient sums, coefficients, dx, commit. Nothing is written before all checks
  * have passed.
  */
-#include "exact.h"
-#include "layer.h"
+#include "differentiate.h"
+#include "workers.h"
 
 #include <string.h>
 
 typedef struct backward_work {
-    const bn_layer *layer;
-    const bni_cut *cut;
-    bni_buffers data;
+    bni_backward of;
     bni_scratch scratch;
-    bni_cache cache;
-    bni_activation act;
-    bool constant; /* the forward before was frozen: mean and invstd are constants */
+    double values;  /* W */
+    bni_tally self; /* of several workers: what this one says of itself, */
+    bni_tally all;  /* and what all of them said */
 } backward_work;
-
-/* ---- Checks --------------------------------------------------------------------------------- */
-
-static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
-    return batch->residual != NULL && layer->internal.options.activation != BN_ACTIVATION_NONE;
-}
-
-/* An empty batch passes whatever the buffers are. */
-static bn_status check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
-                                const void *dy, const void *dx, bni_shape *shape,
-                                bni_forward *before) {
-    const bn_status status = bni_check_batch(layer, batch, true, shape);
-    if (status != BN_STATUS_OK || shape->n == 0) {
-        return status;
-    }
-    if (batch->dresidual != NULL && batch->residual == NULL) {
-        return BN_STATUS_BAD_OPTION;
-    }
-    if (x == NULL || dy == NULL || dx == NULL || (needs_y(layer, batch) && batch->y == NULL)) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    *before = bni_cache_read(layer, batch->cache);
-    if (before->kind == BNI_FORWARD_NONE) { /* what is no cache has no size either */
-        return BN_STATUS_BAD_STATE;
-    }
-    enum { X, DY, FORWARD_Y, WEIGHTS, POSITIONS, DX, DRESIDUAL, CACHE, REGIONS };
-    const bni_region regions[REGIONS] = {
-        [X] = bni_region_of_x(shape, x),
-        [DY] = bni_region_of_y(shape, dy),
-        [FORWARD_Y] = bni_region_of_y(shape, needs_y(layer, batch) ? batch->y : NULL),
-        [WEIGHTS] = bni_region_of_weights(shape),
-        [POSITIONS] = bni_region_of_positions(shape),
-        [DX] = bni_region_of_x(shape, dx),
-        [DRESIDUAL] = bni_region_of_y(shape, batch->dresidual),
-        [CACHE] = bni_region_of_cache(layer, batch->cache)};
-    const unsigned weights = 1u << WEIGHTS | 1u << POSITIONS;
-    const unsigned same[REGIONS] = {[X] = 1u << DY | 1u << FORWARD_Y | weights | 1u << DX,
-                                    [DY] = 1u << FORWARD_Y | weights | 1u << DX | 1u << DRESIDUAL,
-                                    [FORWARD_Y] = weights,
-                                    [WEIGHTS] = weights};
-    const bni_arrays arrays = bni_arrays_of(layer);
-    if (bni_any_overlap(regions, same, REGIONS, &arrays)) {
-        return BN_STATUS_OVERLAP;
-    }
-    if (before->n != shape->n || before->spatial != shape->spatial) {
-        return BN_STATUS_BAD_STATE;
-    }
-    if (before->kind == BNI_FORWARD_TRAINING && !(shape->values > 1.0)) {
-        return BN_STATUS_TOO_FEW_VALUES;
-    }
-    return BN_STATUS_OK;
-}
 
 /* ---- The passes ----------------------------------------------------------------------------- */
 
-/* The coefficients of a group, a value a column, in arrays of the caller's: five for dx, three for
- * those that the sums need. */
-static bni_coef group_coef(const backward_work *work, const bni_cut *cut, size_t group, bool sums,
-                           float (*columns)[BNI_PANEL]) {
-    const bni_scratch *scratch = &work->scratch;
-    const size_t first = bni_group_first(cut, group);
-    const bool affine = !sums || bni_rebuilds(work->act);
-    const bool slope = !sums && !work->constant;
-    const float *of[5] = {work->cache.mean + first, affine ? scratch->scale + first : NULL,
-                          affine ? scratch->shift + first : NULL,
-                          slope ? scratch->slope + first : NULL,
-                          slope ? scratch->offset + first : NULL};
-    for (size_t i = 0; i < 5; i++) {
-        of[i] = bni_expand(cut, bni_group_size(cut, group), of[i], columns[i]);
-    }
-    return (bni_coef){of[0], of[1], of[2], of[3], of[4]};
-}
-
-static void sum_sheets(const backward_work *work, bni_task task, const bni_coef *coef, double *s1,
-                       double *s2) {
-    const bni_cut *cut = work->cut;
-    const bn_kernels *kernels = work->layer->internal.kernels;
-    const size_t features = bni_group_size(cut, task.group);
-    const size_t width = features * cut->inner * cut->outer;
-    bni_walk walk = bni_walk_begin(cut, &work->data, BNI_READS, task);
-    bni_sheet sheet;
-    BNI_ASSERT(width <= BNI_PANEL);
-    memset(s1, 0, width * sizeof *s1);
-    memset(s2, 0, width * sizeof *s2);
-    while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_sums(&sheet, coef, work->act, s1, s2);
-    }
-    kernels->features.fold(s1, cut->outer, features, cut->inner);
-    kernels->features.fold(s2, cut->outer, features, cut->inner);
-}
-
-static bool gradients_held(const backward_work *work, const double *s1, const double *s2,
-                           size_t features) {
-    return work->layer->internal.kernels->features.held(s1, s2, features, BNI_LEAST_PRODUCTS, true);
-}
-
-/* Each feature that float runs did not hold, alone: none depends on others. */
-static void gradients_exactly(const backward_work *work, bni_task task, const bni_coef *coef,
-                              double *s1, double *s2) {
-    bni_feature of = {work->cut, &work->data, task, 0};
-    for (; of.place < bni_group_size(of.cut, task.group); of.place++) {
-        if (!gradients_held(work, &s1[of.place], &s2[of.place], 1)) {
-            bni_exact_gradients(&of, coef, work->act, &s1[of.place], &s2[of.place]);
-        }
-    }
-}
-
-/* The sums over a group's chunk of g and of g * (x - center). */
 static void sum_gradients(void *context, bni_task task, bni_part *part) {
     const backward_work *work = context;
-    const size_t features = bni_group_size(work->cut, task.group);
-    _Alignas(BNI_LINE) float columns[3][BNI_PANEL];
-    _Alignas(BNI_LINE) double s1[BNI_PANEL], s2[BNI_PANEL];
-    const bni_coef coef = group_coef(work, work->cut, task.group, true, columns);
-    const bni_trial trial = bni_trial_begin();
-    sum_sheets(work, task, &coef, s1, s2);
-    if (!gradients_held(work, s1, s2, features)) {
-        bni_trial_undo(trial);
-        gradients_exactly(work, task, &coef, s1, s2);
-    }
-    memcpy(part->one, s1, features * sizeof *s1);
-    memcpy(part->two, s2, features * sizeof *s2);
+    bni_task_gradients(&work->of, work->scratch.scale, work->scratch.shift, task, part);
 }
 
 static void merge_gradients(void *context, bni_part *into, const bni_part *part) {
     const backward_work *work = context;
-    double *restrict one = into->one;
-    double *restrict two = into->two;
-    for (size_t d = 0; d < work->cut->shape->features; d++) {
-        one[d] += part->one[d];
-        two[d] += part->two[d];
-    }
+    bni_merge_gradients(into, part, work->of.cut->shape->features);
 }
 
 /* From the sums of some features, their pending gradients and coefficients. */
 static bool finish_gradients(void *context, bni_part sums, size_t first, size_t features) {
     const backward_work *work = context;
+    const bn_layer *layer = work->of.layer;
     const bni_scratch *scratch = &work->scratch;
-    const bni_cache cache = bni_cache_from(work->cache, first);
-    const double share = work->constant ? 0.0 : 1.0 / work->cut->shape->values;
-    return work->layer->internal.kernels->features.finish_gradients(
-        &cache, sums.one, sums.two, features, share, work->layer->gamma != NULL,
-        work->layer->beta != NULL, scratch->dgamma + first, scratch->dbeta + first,
+    const bni_cache cache = bni_cache_from(work->of.cache, first);
+    const double share = work->of.constant ? 0.0 : 1.0 / work->values;
+    return layer->internal.kernels->features.finish_gradients(
+        &cache, sums.one, sums.two, false, features, share, layer->gamma != NULL,
+        layer->beta != NULL, scratch->dgamma + first, scratch->dbeta + first,
         scratch->slope + first, scratch->offset + first);
 }
 
 static void write_dx(void *context, const bni_cut *cut, bni_pass pass, bni_task task) {
     const backward_work *work = context;
-    const bn_kernels *kernels = work->layer->internal.kernels;
+    const bni_scratch *scratch = &work->scratch;
+    const bool constant = work->of.constant;
+    const size_t first = bni_group_first(cut, task.group);
+    const float *of[5] = {work->of.cache.mean + first, scratch->scale + first,
+                          scratch->shift + first, constant ? NULL : scratch->slope + first,
+                          constant ? NULL : scratch->offset + first};
     _Alignas(BNI_LINE) float columns[5][BNI_PANEL];
-    const bni_coef coef = group_coef(work, cut, task.group, false, columns);
-    bni_walk walk = bni_walk_begin(cut, &work->data, pass, task);
-    bni_sheet sheet;
-    while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_input(&sheet, &coef, work->act);
+    for (size_t i = 0; i < 5; i++) {
+        of[i] = bni_expand(cut, bni_group_size(cut, task.group), of[i], columns[i]);
     }
+    bni_dx_task(&work->of, cut, pass, task, &(bni_coef){of[0], of[1], of[2], of[3], of[4]});
 }
 
-static const bni_passes passes_of_backward = {sum_gradients, merge_gradients, finish_gradients,
-                                              write_dx};
+static const bni_passes passes_of_backward = {
+    .sum = sum_gradients, .merge = merge_gradients, .finish = finish_gradients, .write = write_dx};
 
-/* False where a gradient is not finite. Nothing needs sums where constant statistics meet no
- * parameters. */
-static bool differentiate(backward_work *work) {
-    const bn_layer *layer = work->layer;
+/* Nothing needs sums where constant statistics meet no parameters. */
+static bn_status differentiate(backward_work *work) {
+    const bn_layer *layer = work->of.layer;
     const int threads = bni_threads(layer);
-    if (work->constant && layer->gamma == NULL && layer->beta == NULL) {
-        bni_write_pass(&passes_of_backward, work, work->cut, threads, BNI_BY_CHUNK_BACK);
-        return true;
+    if (work->of.constant && layer->gamma == NULL && layer->beta == NULL) {
+        bni_write_pass(&passes_of_backward, work, work->of.cut, threads, BNI_BY_CHUNK_BACK);
+        return BN_STATUS_OK;
     }
-    return bni_two_pass(&passes_of_backward, work, work->cut, threads, work->scratch.sums);
+    return bni_two_pass(&passes_of_backward, work, work->of.cut, threads, work->scratch.sums);
 }
 
-/* ---- dgamma and dbeta ----------------------------------------------------------------------- */
+/* ---- Several workers ------------------------------------------------------------------------- */
 
-/* pending = pending + gradient; false where one is not finite. */
-static bool accumulate(float *pending, const float *gradient, size_t features) {
-    int bad = 0;
-    for (size_t d = 0; gradient != NULL && d < features; d++) {
-        pending[d] += bni_load_float(gradient + d);
-        bad |= !bni_finite(pending[d]);
-    }
-    return bad == 0;
+/* All have the same cache, so that their sums are about the same center: these add up. */
+static bn_status reduce_gradients(void *context, bni_part sums) {
+    backward_work *work = context;
+    const bn_layer *layer = work->of.layer;
+    const size_t features = layer->num_features;
+    double *const sent = work->scratch.sums.chunks;
+    memcpy(sent, sums.one, features * sizeof *sent);
+    memcpy(sent + features, sums.two, features * sizeof *sent);
+    work->all = work->self;
+    bni_add_up(layer, sent, 2 * features, &work->all);
+    work->values = work->all.values;
+    memcpy(sums.one, sent, features * sizeof *sent);
+    memcpy(sums.two, sent + features, features * sizeof *sent);
+    return bni_judge(&work->all, !work->of.constant);
 }
 
-static void commit_gradient(float *gradient, const float *pending, size_t features) {
-    if (gradient != NULL) {
-        memcpy(gradient, pending, features * sizeof *gradient);
+static const bni_passes passes_of_all_workers = {.sum = sum_gradients,
+                                                 .merge = merge_gradients,
+                                                 .reduce = reduce_gradients,
+                                                 .finish = finish_gradients,
+                                                 .write = write_dx};
+
+static bool all_finite(const float *values, size_t count) {
+    bool finite = true;
+    for (size_t d = 0; values != NULL && d < count; d++) {
+        finite = finite && bni_finite(bni_load_float(values + d));
     }
+    return finite;
 }
 
-static void zero(float *gradient, size_t features) {
-    if (gradient != NULL) {
-        memset(gradient, 0, features * sizeof *gradient);
+/* An empty share needs forward's invstd too, if any other is not empty. */
+static bni_tally tally_of(const bn_layer *layer, const bn_batch *batch, const bni_shape *shape,
+                          const bni_forward *before) {
+    const bool kept =
+        before->kind == BNI_FORWARD_FROZEN || (before->kind == BNI_FORWARD_PART && before->n == 0);
+    const bool spoilt = batch->accumulate_grads && !(all_finite(layer->dgamma, shape->features) &&
+                                                     all_finite(layer->dbeta, shape->features));
+    return (bni_tally){.unfit = shape->n == 0 && !kept ? 1.0 : 0.0,
+                       .spoilt = spoilt ? 1.0 : 0.0,
+                       .occupied = shape->n > 0 ? 1.0 : 0.0,
+                       .values = shape->values};
+}
+
+static bn_status differentiate_with_others(backward_work *work) {
+    const bn_layer *layer = work->of.layer;
+    const bn_status status = bni_two_pass(&passes_of_all_workers, work, work->of.cut,
+                                          bni_threads(layer), work->scratch.sums);
+    if (status == BN_STATUS_OK && work->all.spoilt != 0.0) {
+        return BN_STATUS_NOT_FINITE;
     }
+    const bool failed = status == BN_STATUS_COMM_FAILED && work->all.faults == 0.0;
+    return failed && work->self.unfit != 0.0 ? BN_STATUS_BAD_STATE : status;
 }
 
 /* ---- The calls ------------------------------------------------------------------------------ */
+
+static bn_status without_data(bn_layer *layer, const bn_batch *batch) {
+    if (!batch->accumulate_grads) {
+        bni_zero_gradients(layer);
+    }
+    return BN_STATUS_OK;
+}
 
 bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                   const void *dy, void *dx) {
     bni_shape shape;
     bni_forward before;
-    const bn_status status = check_backward(layer, batch, x, dy, dx, &shape, &before);
+    const bool joint = bni_has_workers(layer);
+    bn_status status = bni_check_backward(layer, batch, x, dy, dx, joint ? BNI_SHARE : BNI_BATCH,
+                                          (bni_span){0, 0}, &shape, &before);
     if (status != BN_STATUS_OK) {
-        return status;
+        return joint ? bni_withdraw(layer, 1, 2 * layer->num_features, status) : status;
     }
-    const size_t features = layer->num_features;
-    if (shape.n == 0) {
-        if (!batch->accumulate_grads) {
-            zero(layer->dgamma, features);
-            zero(layer->dbeta, features);
-        }
-        return BN_STATUS_OK;
+    if (shape.n == 0 && !joint) {
+        return without_data(layer, batch);
     }
 
-    const bni_scratch scratch = bni_scratch_of(layer);
-    const bni_cache cache = bni_cache_of(layer, batch->cache);
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
-    backward_work work = {
-        .layer = layer,
-        .cut = &cut,
-        .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
-        .scratch = scratch,
-        .cache = cache,
-        .act = bni_layer_activation(layer),
-        .constant = before.kind == BNI_FORWARD_FROZEN};
-    work.act.by_y = needs_y(layer, batch);
-    bni_layer_affine_part(layer, &cache, 0, features, scratch.scale, scratch.shift);
-    bool finite = differentiate(&work);
-    if (batch->accumulate_grads) {
-        finite = accumulate(scratch.dgamma, layer->dgamma, features) && finite;
-        finite = accumulate(scratch.dbeta, layer->dbeta, features) && finite;
+    backward_work work = {.of = bni_backward_of(layer, batch, &cut, x, dy, dx, before),
+                          .scratch = bni_scratch_of(layer),
+                          .values = shape.values};
+    if (shape.n > 0) {
+        bni_layer_affine_part(layer, &work.of.cache, 0, layer->num_features, work.scratch.scale,
+                              work.scratch.shift);
     }
-    if (!finite) {
-        return BN_STATUS_NOT_FINITE;
+    if (joint) {
+        work.self = tally_of(layer, batch, &shape, &before);
+        status = differentiate_with_others(&work);
+        if (status == BN_STATUS_TOO_FEW_VALUES && work.all.occupied == 0.0) {
+            return without_data(layer, batch);
+        }
+    } else {
+        status = differentiate(&work);
     }
-    commit_gradient(layer->dgamma, scratch.dgamma, features);
-    commit_gradient(layer->dbeta, scratch.dbeta, features);
-    return BN_STATUS_OK;
+    return status == BN_STATUS_OK || status == BN_STATUS_NOT_FINITE
+               ? bni_commit_gradients(layer, &work.scratch, status == BN_STATUS_OK,
+                                      batch->accumulate_grads)
+               : status;
 }
 
 bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy, float *dx) {

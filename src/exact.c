@@ -57,25 +57,30 @@ static void visit_all(const bni_feature *of, visit add, void *sums) {
     }
 }
 
-/* ---- Moments: the mean, and then the squares about it --------------------------------------- */
+/* ---- Moments: the mean, and then the squares about it ---------------------------------------
+ *
+ * All about the first value that has weight: where there is no other value, that is the mean, and the
+ * squares are 0, whatever the weights. */
 
 typedef struct exact_moments {
-    double count, sum, mean, squares;
+    double count, pivot, sum, shift, squares;
 } exact_moments;
 
 /* A row of weight 0 may have an x that is no number. */
 static void add_value(void *sums, element of) {
     exact_moments *m = sums;
     if (of.weight != 0.0) {
+        const double x = (double)value_of(of.sheet->at.x, of.x);
+        m->pivot = m->count == 0.0 ? x : m->pivot;
         m->count += of.weight;
-        m->sum += of.weight * (double)value_of(of.sheet->at.x, of.x);
+        m->sum += of.weight * (x - m->pivot);
     }
 }
 
 static void add_square(void *sums, element of) {
     exact_moments *m = sums;
     if (of.weight != 0.0) {
-        const double d = (double)value_of(of.sheet->at.x, of.x) - m->mean;
+        const double d = ((double)value_of(of.sheet->at.x, of.x) - m->pivot) - m->shift;
         m->squares += of.weight * d * d;
     }
 }
@@ -83,9 +88,9 @@ static void add_square(void *sums, element of) {
 void bni_exact_moments(const bni_feature *feature, double *mean, double *m2) {
     exact_moments m = {0};
     visit_all(feature, add_value, &m);
-    m.mean = m.count > 0.0 ? m.sum / m.count : 0.0;
+    m.shift = m.count > 0.0 ? m.sum / m.count : 0.0;
     visit_all(feature, add_square, &m);
-    *mean = m.mean;
+    *mean = m.pivot + m.shift;
     *m2 = m.squares;
 }
 

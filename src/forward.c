@@ -4,6 +4,9 @@
  */
 #include "moments.h"
 #include "normalize.h"
+#include "workers.h"
+
+#include <string.h>
 
 typedef struct forward_work {
     const bn_layer *layer;
@@ -12,6 +15,8 @@ typedef struct forward_work {
     bni_scratch scratch;
     bni_cache cache;
     bool update_running;
+    double values; /* W, as it was checked: weights round otherwise in another order */
+    bni_tally all; /* of several workers: what they agreed on */
 } forward_work;
 
 /* ---- The passes ----------------------------------------------------------------------------- */
@@ -40,8 +45,7 @@ static double keep_of(const bn_layer *layer) {
 static bool finish_moments(void *context, bni_part part, size_t first, size_t features) {
     const forward_work *work = context;
     const bn_layer *layer = work->layer;
-    /* W as it was checked: weights round otherwise in another order. */
-    const bni_sums sums = {work->cut->shape->values, part.one, part.two};
+    const bni_sums sums = {work->values, part.one, part.two};
     const bni_cache cache = bni_cache_from(work->cache, first);
     bool finite = layer->internal.kernels->features.finish_moments(
         &sums, features, (double)layer->options.eps, &cache);
@@ -62,7 +66,8 @@ static void write_y(void *context, const bni_cut *cut, bni_pass pass, bni_task t
                                           work->scratch.shift + first});
 }
 
-static const bni_passes passes_of_forward = {sum_moments, merge_moments, finish_moments, write_y};
+static const bni_passes passes_of_forward = {
+    .sum = sum_moments, .merge = merge_moments, .finish = finish_moments, .write = write_y};
 
 /* By the running values, which backward takes for constants. */
 static void use_running(forward_work *work) {
@@ -74,56 +79,204 @@ static void use_running(forward_work *work) {
                           work->scratch.shift);
 }
 
+/* ---- Several workers ------------------------------------------------------------------------- */
+
+/* Whether the old running values would make new ones that are no numbers, at one worker alone: moments
+ * are the same for all. */
+static bool running_spoilt(const forward_work *work) {
+    const bn_layer *layer = work->layer;
+    bool finite = true;
+    for (size_t d = 0; work->update_running && d < layer->num_features; d++) {
+        finite = finite && bni_finite(bni_load_float(layer->running_mean + d)) &&
+                 bni_finite(bni_load_float(layer->running_var + d));
+    }
+    return !finite && keep_of(layer) != 0.0;
+}
+
+/* Moments do not add up, as each worker's are about its own mean. So first W and W * mean are added up:
+ * that is the common mean, to some units of a double, which has 29 bits more than the data. About it
+ * each worker then moves its sum of squares, and these do add up: with its own mean m and sum M2,
+ *
+ *     sum of w * (x - common)^2 = M2 + W * (m - common)^2 */
+static bn_status reduce_moments(void *context, bni_part sums) {
+    forward_work *work = context;
+    const bn_layer *layer = work->layer;
+    const size_t features = layer->num_features;
+    double *const sent = work->scratch.sums.chunks;
+    const double own = work->values;
+    work->all = (bni_tally){.spoilt = running_spoilt(work) ? 1.0 : 0.0,
+                            .occupied = work->cut->shape->n > 0 ? 1.0 : 0.0,
+                            .values = own};
+    for (size_t d = 0; d < features; d++) {
+        sent[d] = own * sums.one[d];
+    }
+    bni_add_up(layer, sent, features, &work->all);
+    work->values = work->all.values;
+    const double part = work->values > 0.0 ? 1.0 / work->values : 0.0;
+    for (size_t d = 0; d < features; d++) {
+        const double common = sent[d] * part, apart = sums.one[d] - common;
+        sums.one[d] = common;
+        sent[d] = sums.two[d] + own * apart * apart;
+    }
+    bni_tally late = {.faults = work->all.faults};
+    bni_add_up(layer, sent, features, &late);
+    memcpy(sums.two, sent, features * sizeof *sent);
+    work->all.faults = late.faults;
+    return bni_judge(&work->all, true);
+}
+
+static const bni_passes passes_of_workers = {.sum = sum_moments,
+                                             .merge = merge_moments,
+                                             .reduce = reduce_moments,
+                                             .finish = finish_moments,
+                                             .write = write_y};
+
+static bn_status forward_of_all(forward_work *work) {
+    const bn_status status = bni_two_pass(&passes_of_workers, work, work->cut,
+                                          bni_threads(work->layer), work->scratch.sums);
+    return status == BN_STATUS_OK && work->all.spoilt != 0.0 ? BN_STATUS_NOT_FINITE : status;
+}
+
 /* ---- The calls ------------------------------------------------------------------------------ */
 
-bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
-    bni_shape shape;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, true, &shape);
+static bool updates_running(const bn_layer *layer, const bn_batch *batch) {
+    return !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
+}
+
+static bn_status check_forward(const bn_layer *layer, const bn_batch *batch, const void *x,
+                               const void *y, bni_purpose purpose, bni_shape *shape) {
+    const bn_status status = bni_check_normalize(layer, batch, x, y, purpose, shape);
     if (status != BN_STATUS_OK) {
         return status;
     }
     if (layer->frozen && layer->running_mean == NULL) {
         return BN_STATUS_BAD_STATE;
     }
-    if (shape.n == 0) {
+    if (shape->n == 0 && purpose != BNI_TRAINING_PART) {
         return BN_STATUS_OK;
     }
-    const bool update =
-        !layer->frozen && layer->running_mean != NULL && !batch->skip_running_update;
-    if (update && !bni_momentum_good(layer->options.momentum)) {
-        return BN_STATUS_BAD_OPTION;
+    return updates_running(layer, batch) && !bni_momentum_good(layer->options.momentum)
+               ? BN_STATUS_BAD_OPTION
+               : BN_STATUS_OK;
+}
+
+static forward_work begin_forward(const bn_layer *layer, const bn_batch *batch, const bni_cut *cut,
+                                  const void *x, void *y) {
+    return (forward_work){.layer = layer,
+                          .cut = cut,
+                          .data = {.x = x, .residual = batch->residual, .out = y},
+                          .scratch = bni_scratch_of(layer),
+                          .cache = bni_cache_of(layer, batch->cache),
+                          .update_running = updates_running(layer, batch),
+                          .values = cut->shape->values};
+}
+
+static bn_status forward_frozen(forward_work *work) {
+    use_running(work);
+    bni_write_pass(&passes_of_forward, work, work->cut, bni_threads(work->layer), BNI_BY_CHUNK);
+    return BN_STATUS_OK;
+}
+
+/* Commits what is not y, which was written: status is BN_STATUS_OK or BN_STATUS_NOT_FINITE. */
+static bn_status end_forward(bn_layer *layer, const bn_batch *batch, const forward_work *work,
+                             int kind, bn_status status) {
+    const bni_shape *shape = work->cut->shape;
+    bni_cache_sign(layer, batch->cache, (bni_forward){shape->n, shape->spatial, kind});
+    if (status == BN_STATUS_OK && work->update_running) {
+        bni_commit_running(layer, &work->scratch.running, 0, layer->num_features);
+        layer->num_batches_tracked++;
     }
-    if (!layer->frozen && !(shape.values > 1.0)) {
+    return status;
+}
+
+bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
+    bni_shape shape;
+    const bool joint = bni_has_workers(layer) && !layer->frozen;
+    bn_status status =
+        check_forward(layer, batch, x, y, joint ? BNI_TRAINING_PART : BNI_TRAINING, &shape);
+    if (status != BN_STATUS_OK && joint) {
+        return bni_withdraw(layer, 2, layer->num_features, status);
+    }
+    if (status != BN_STATUS_OK || (shape.n == 0 && !joint)) {
+        return status;
+    }
+    if (!layer->frozen && !joint && !(shape.values > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
 
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
-    forward_work work = {.layer = layer,
-                         .cut = &cut,
-                         .data = {.x = x, .residual = batch->residual, .out = y},
-                         .scratch = bni_scratch_of(layer),
-                         .cache = bni_cache_of(layer, batch->cache),
-                         .update_running = update};
-    const int threads = bni_threads(layer);
-    bool finite = true;
+    forward_work work = begin_forward(layer, batch, &cut, x, y);
     if (layer->frozen) {
-        use_running(&work);
-        bni_write_pass(&passes_of_forward, &work, &cut, threads, BNI_BY_CHUNK);
-    } else {
-        finite = bni_two_pass(&passes_of_forward, &work, &cut, threads, work.scratch.sums);
+        return end_forward(layer, batch, &work, BNI_FORWARD_FROZEN, forward_frozen(&work));
     }
+    if (!joint) {
+        status =
+            bni_two_pass(&passes_of_forward, &work, &cut, bni_threads(layer), work.scratch.sums);
+        return end_forward(layer, batch, &work, BNI_FORWARD_TRAINING, status);
+    }
+    status = forward_of_all(&work);
+    if (status == BN_STATUS_TOO_FEW_VALUES && work.all.occupied == 0.0) {
+        return BN_STATUS_OK; /* no batch at all */
+    }
+    if (status != BN_STATUS_OK && status != BN_STATUS_NOT_FINITE) {
+        return status;
+    }
+    return end_forward(layer, batch, &work, BNI_FORWARD_PART, status);
+}
 
-    bni_cache_sign(layer, batch->cache,
-                   (bni_forward){shape.n, shape.spatial,
-                                 layer->frozen ? BNI_FORWARD_FROZEN : BNI_FORWARD_TRAINING});
-    if (!finite) {
-        return BN_STATUS_NOT_FINITE;
+/* The moments' memory is read while the cache and y are written. */
+static bool overlaps_moments(const bn_layer *layer, const bn_moments *moments,
+                             const bn_batch *batch, const bni_shape *shape, const void *y) {
+    const bni_region regions[2] = {bni_region_of_y(shape, y),
+                                   bni_region_of_cache(layer, batch->cache)};
+    const bni_arrays arrays = {
+        {bni_span_of_bytes(moments->internal.owned, moments->internal.owned_bytes)}, 1};
+    return bni_any_overlap(regions, (const unsigned[2]){0}, 2, &arrays);
+}
+
+static bn_status check_by(const bn_layer *layer, const bn_moments *moments, const bn_batch *batch,
+                          const void *x, const void *y, bni_shape *shape) {
+    if (moments == NULL) {
+        return BN_STATUS_NULL_POINTER;
     }
-    if (update) {
-        bni_commit_running(layer, &work.scratch.running, 0, layer->num_features);
-        layer->num_batches_tracked++;
+    const bn_status status = check_forward(layer, batch, x, y, BNI_TRAINING_PART, shape);
+    if (status != BN_STATUS_OK) {
+        return status;
     }
-    return BN_STATUS_OK;
+    if (moments->internal.kernels == NULL) {
+        return BN_STATUS_BAD_STATE;
+    }
+    if (moments->num_features != layer->num_features) {
+        return BN_STATUS_BAD_SHAPE;
+    }
+    if (overlaps_moments(layer, moments, batch, shape, y)) {
+        return BN_STATUS_OVERLAP;
+    }
+    const bool empty = shape->n == 0 && moments->count == 0.0;
+    return layer->frozen || empty || moments->count > 1.0 ? BN_STATUS_OK : BN_STATUS_TOO_FEW_VALUES;
+}
+
+static bn_status forward_by(forward_work *work, const bn_moments *moments) {
+    const bni_part whole = {moments->count, moments->mean, moments->m2};
+    work->values = moments->count;
+    const bool finite =
+        finish_moments(work, whole, 0, moments->num_features) && bni_are_moments(moments);
+    bni_write_pass(&passes_of_forward, work, work->cut, bni_threads(work->layer), BNI_BY_CHUNK);
+    return finite ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
+}
+
+bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments, const bn_batch *batch,
+                              const void *x, void *y) {
+    bni_shape shape;
+    const bn_status status = check_by(layer, moments, batch, x, y, &shape);
+    if (status != BN_STATUS_OK || (!layer->frozen && moments->count == 0.0)) {
+        return status;
+    }
+    const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
+    forward_work work = begin_forward(layer, batch, &cut, x, y);
+    return layer->frozen
+               ? end_forward(layer, batch, &work, BNI_FORWARD_FROZEN, forward_frozen(&work))
+               : end_forward(layer, batch, &work, BNI_FORWARD_PART, forward_by(&work, moments));
 }
 
 bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y) {

@@ -208,7 +208,7 @@ static bool infer_by_batch(const bni_cut *cut, infer_work infer) {
 bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *batch, const void *x,
                                void *y) {
     bni_shape shape;
-    const bn_status status = bni_check_normalize(layer, batch, x, y, false, &shape);
+    const bn_status status = bni_check_normalize(layer, batch, x, y, BNI_INFERENCE, &shape);
     if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
     }

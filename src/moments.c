@@ -359,7 +359,7 @@ bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void 
     add_work work = {moments->internal.kernels, &cut, x};
     const bni_space space = {scratch, scratch + padded, scratch + 2 * padded};
     const bni_part part = bni_sum_pass(&passes, &work, &cut, 1, space);
-    const bni_sums sums = {part.count, part.one, part.two};
+    const bni_sums sums = {shape.values, part.one, part.two}; /* W as training takes it */
     /* The chunks' moments are done with: their scratch is at least one pair of arrays. */
     return add_sums(moments, &sums, scratch + 2 * padded);
 }
@@ -378,8 +378,7 @@ bn_status bn_moments_merge(bn_moments *into, const bn_moments *from) {
     return add_sums(into, &other, into->internal.scratch);
 }
 
-/* The arrays are public: others may have added them up, and not well. */
-static bool are_moments(const bn_moments *moments) {
+bool bni_are_moments(const bn_moments *moments) {
     bool good = bni_finite_double(moments->count);
     for (size_t d = 0; d < moments->num_features; d++) {
         good = good && !isless(moments->m2[d], 0.0);
@@ -423,7 +422,7 @@ bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments) {
     if (!(moments->count > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
-    if (!are_moments(moments)) {
+    if (!bni_are_moments(moments)) {
         return BN_STATUS_NOT_FINITE;
     }
     return set_running(layer, moments, false) && set_running(layer, moments, true)

@@ -14,4 +14,8 @@ void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float
 void bni_merge_moments(const bn_kernels *kernels, bni_part *into, const bni_part *part,
                        size_t features);
 
+/* Whether count and m2 can be those of data. The arrays are public: others may have reduced them, and not
+ * well. */
+bool bni_are_moments(const bn_moments *moments);
+
 #endif

@@ -2,12 +2,13 @@
 #include "normalize.h"
 
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, bool trains, bni_shape *shape) {
+                              const void *y, bni_purpose purpose, bni_shape *shape) {
+    const bool trains = purpose != BNI_INFERENCE;
     const bn_status status = bni_check_batch(layer, batch, trains, shape);
-    if (status != BN_STATUS_OK || shape->n == 0) {
+    if (status != BN_STATUS_OK || (shape->n == 0 && purpose != BNI_TRAINING_PART)) {
         return status;
     }
-    if (x == NULL || y == NULL) {
+    if (shape->n > 0 && (x == NULL || y == NULL)) {
         return BN_STATUS_NULL_POINTER;
     }
     enum { X, RESIDUAL, WEIGHTS, POSITIONS, Y, CACHE, REGIONS };

@@ -5,9 +5,12 @@
 #include "layer.h"
 #include "plan.h"
 
-/* All that both check. An empty batch passes whatever x and y are. Training writes a cache too. */
+/* What normalizes: training leaves a cache; by the statistics of a whole even where its part is empty. */
+typedef enum bni_purpose { BNI_INFERENCE, BNI_TRAINING, BNI_TRAINING_PART } bni_purpose;
+
+/* All that they check. An empty batch passes whatever x and y are. */
 bn_status bni_check_normalize(const bn_layer *layer, const bn_batch *batch, const void *x,
-                              const void *y, bool trains, bni_shape *shape);
+                              const void *y, bni_purpose purpose, bni_shape *shape);
 
 /* What turns x into y, a value a feature, from a group's first on. */
 typedef struct bni_feature_coef {

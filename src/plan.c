@@ -94,6 +94,9 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_outpu
                    .inner = 1,
                    .units = shape->n};
     size_t features = BNI_PANEL;
+    if (shape->n == 0) {
+        return cut;
+    }
     if (shape->spatial == 1) {
         cut.outer = samples_to_fold(shape);
         if (cut.outer > 1) {
@@ -392,7 +395,7 @@ bool bni_walk_next(bni_walk *walk, bni_sheet *sheet) {
 }
 
 static void repeat(const float *values, size_t features, size_t each, float *columns) {
-    for (size_t f = 0; f < features; f++) {
+    for (size_t f = features; f-- > 0;) { /* from behind, as the values may be in front */
         const float value = bni_load_float(values + f);
         for (size_t i = 0; i < each; i++) {
             columns[f * each + i] = value;
@@ -409,7 +412,7 @@ const float *bni_expand(const bni_cut *cut, size_t features, const float *values
         return values;
     }
     if (cut->inner == 1) {
-        memcpy(columns, values, features * sizeof *columns);
+        memmove(columns, values, features * sizeof *columns);
     } else {
         repeat(values, features, cut->inner, columns);
     }

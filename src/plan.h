@@ -46,7 +46,8 @@ typedef struct bni_task {
 typedef enum bni_output { BNI_Y, BNI_DX } bni_output;
 
 /* How sums are formed. It depends on the shape alone, so that they are the same on every machine and
- * by any number of threads; only whether the output is streamed is a matter of tuning. */
+ * by any number of threads; only whether the output is streamed is a matter of tuning. An empty batch
+ * has no tasks, and must not be cut further. */
 bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_output output);
 
 /* The most chunks that sums of so many features are ever cut into: what scratch must hold. */
@@ -93,7 +94,7 @@ bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pa
 bool bni_walk_next(bni_walk *walk, bni_sheet *sheet);
 
 /* Repeats a value a feature into a value a column. Returns the columns, or the values themselves
- * where they are the same. */
+ * where they are the same. The values may stand at the columns' beginning. */
 const float *bni_expand(const bni_cut *cut, size_t features, const float *values,
                         float columns[BNI_PANEL]);
 

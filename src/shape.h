@@ -70,7 +70,7 @@ static inline bni_span bni_span_of_bytes(const void *start, size_t bytes) {
 #define BNI_MOST_REGIONS ((size_t)12)
 
 typedef struct bni_arrays {
-    bni_span spans[8];
+    bni_span spans[9];
     size_t count;
 } bni_arrays;
 

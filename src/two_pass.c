@@ -12,22 +12,25 @@ typedef struct driver {
     atomic_bool finite;
 } driver;
 
+static size_t whole_lines_of(size_t doubles) {
+    const size_t line = BNI_LINE / sizeof(double);
+    return bni_divide_up(doubles, line) * line;
+}
+
 /* A chunk's two arrays and its count, in cache lines of their own. */
 static size_t slot_doubles(size_t features) {
-    const size_t line = BNI_LINE / sizeof(double);
-    return bni_divide_up(2 * features + 1, line) * line;
+    return whole_lines_of(2 * features + 1);
 }
 
 /* One thread adds up a chunk before it makes the next. Else all are kept until they are added in their
  * order. For more features than a panel has, bni_most_chunks(D) is at most one more than
  * BNI_TASKS * BNI_PANEL / D. */
 size_t bni_two_pass_scratch(size_t most_features, int num_threads) {
-    const size_t one = slot_doubles(most_features);
     if (num_threads == 1) {
-        return one;
+        return whole_lines_of(2 * most_features + BNI_MORE);
     }
     const size_t narrow = BNI_TASKS * slot_doubles(bni_smaller(most_features, BNI_PANEL));
-    return most_features <= BNI_PANEL ? narrow : narrow + one;
+    return most_features <= BNI_PANEL ? narrow : narrow + slot_doubles(most_features);
 }
 
 static bni_part part_in(const driver *d, size_t slot) {
@@ -86,6 +89,9 @@ static void write_worker(void *context, bni_tasks *tasks) {
 
 void bni_write_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                     bni_order order) {
+    if (cut->shape->n == 0) {
+        return;
+    }
     const bni_cut wide = bni_cut_writes(cut, cut->shape->features);
     driver d = {.passes = passes, .work = work, .cut = &wide};
     bni_run(&wide, num_threads, order, write_worker, &d);
@@ -106,15 +112,21 @@ static void whole_worker(void *context, bni_tasks *tasks) {
     }
 }
 
-bool bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
-                  bni_space space) {
-    if (cut->chunks == 1) {
+bn_status bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
+                       bni_space space) {
+    if (cut->chunks == 1 && passes->reduce == NULL) {
         driver d = {.passes = passes, .work = work, .cut = cut, .space = space, .finite = true};
         bni_run(cut, num_threads, BNI_BY_CHUNK, whole_worker, &d);
-        return d.finite;
+        return d.finite ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
     }
     const bni_part sums = bni_sum_pass(passes, work, cut, num_threads, space);
+    if (passes->reduce != NULL) {
+        const bn_status status = passes->reduce(work, sums);
+        if (status != BN_STATUS_OK) {
+            return status;
+        }
+    }
     const bool finite = passes->finish(work, sums, 0, cut->shape->features);
     bni_write_pass(passes, work, cut, num_threads, BNI_BY_CHUNK_BACK);
-    return finite;
+    return finite ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
 }

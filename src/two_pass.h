@@ -25,9 +25,10 @@ typedef struct bni_passes {
     void (*merge)(void *work, bni_part *into,
                   const bni_part *part); /* of all features; into is 0 at
                                                                         first */
+    /* Over all workers, once all is merged; not BN_STATUS_OK: all ends here. NULL: there is one worker. */
+    bn_status (*reduce)(void *work, bni_part sums);
     bool (*finish)(void *work, bni_part sums, size_t first,
-                   size_t features); /* from first on; false
-                                                                                 of NaN and Inf */
+                   size_t features); /* from first on; false of NaN and Inf */
     void (*write)(void *work, const bni_cut *cut, bni_pass pass, bni_task task);
 } bni_passes;
 
@@ -37,18 +38,19 @@ typedef struct bni_space {
 } bni_space;
 
 /* Enough for all batches of at most so many features, worked on by at most so many threads (0: as many
- * as there are). */
+ * as there are); and for two values a feature and BNI_MORE others, once chunks are merged. */
+#define BNI_MORE ((size_t)5)
 size_t bni_two_pass_scratch(size_t most_features, int num_threads);
 
-/* All steps. False where one finish was. */
-bool bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
-                  bni_space space);
+/* All steps. BN_STATUS_NOT_FINITE where one finish was false. */
+bn_status bni_two_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
+                       bni_space space);
 
 /* The sums alone: returns those of the whole batch, which are in space. */
 bni_part bni_sum_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                       bni_space space);
 
-/* The writing alone, whole rows or samples at a time. */
+/* The writing alone, whole rows or samples at a time; of an empty batch nothing. */
 void bni_write_pass(const bni_passes *passes, void *work, const bni_cut *cut, int num_threads,
                     bni_order order);
 

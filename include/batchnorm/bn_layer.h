@@ -318,6 +318,7 @@ typedef struct bn_gradients {
         size_t owned_bytes;
         double *scratch;
         float *invstd, *invstd_rest; /* [D], of the forward whose gradients these are */
+        float *coef;                 /* where a part's scale and shift are */
         int forward;                 /* its kind: src/memory.h; none as long as nothing was added */
     } internal;
 } bn_gradients;
@@ -801,7 +802,7 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  * large by the number of workers, and so are they. A comm of zeros makes the worker alone again.
  *
  * All workers must make the same calls in the same order, with layers of the same D, options and frozen.
- * Forward calls allreduce_sum twice, with D + 4 values, and backward once, with 2*D + 4, whatever the
+ * Forward calls allreduce_sum twice, with D + 5 values, and backward once, with 2*D + 5, whatever the
  * number of workers; a frozen forward, inference, and the calls on parts, moments and gradients not at all.
  *
  * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write but

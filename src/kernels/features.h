@@ -78,12 +78,13 @@ typedef struct bni_feature_kernels {
     void (*affine)(const bni_cache *cache, const float *gamma, const float *beta, size_t features,
                    float *scale, float *shift);
 
-    /* From the gradient sums: dbeta = s1, dgamma = (s2 - mean_rest * s1) * invstd, and the slope and
+    /* From the gradient sums, s2 about the cache's mean, or about mean + mean_rest: dbeta = s1,
+     * dgamma = (s2 - mean_rest * s1) * invstd, or s2 * invstd, and the slope and
      * offset of bni_coef, where share is 1/W, or 0 of constant statistics. Gradients that are
      * not learned (scale, shift) are 0. False where one is NaN or Inf. */
     bool (*finish_gradients)(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double share, bool scale, bool shift, float *dgamma,
-                             float *dbeta, float *slope, float *offset);
+                             bool about_rest, size_t features, double share, bool scale, bool shift,
+                             float *dgamma, float *dbeta, float *slope, float *offset);
 } bni_feature_kernels;
 
 #endif

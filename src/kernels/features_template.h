@@ -292,16 +292,17 @@ static void affine(const bni_cache *cache, const float *gamma, const float *beta
 }
 
 static bool finish_gradients(const bni_cache *cache, const double *s1, const double *s2,
-                             size_t features, double share, bool scale, bool shift,
+                             bool about_rest, size_t features, double share, bool scale, bool shift,
                              float *restrict dgamma, float *restrict dbeta, float *restrict slope,
                              float *restrict offset) {
     const float *restrict mean_rest = cache->mean_rest;
     const float *restrict invstd_near = cache->invstd, *restrict invstd_rest = cache->invstd_rest;
+    const double moved = about_rest ? 0.0 : 1.0;
     int bad = 0;
     BNI_EACH_FEATURE(d) {
         const double invstd = whole(parts_at(invstd_near, invstd_rest, d));
         const double rest = (double)bni_load_float(mean_rest + d);
-        const double gradient = (s2[d] - rest * s1[d]) * invstd;
+        const double gradient = (s2[d] - rest * moved * s1[d]) * invstd;
         const double per_value = gradient * invstd * -share;
         dgamma[d] =
             (float)choose(scale, gradient, 0.0); /* what is not learned may be beyond float */

@@ -606,9 +606,9 @@ static void features_end_where_they_end(void **state) {
         for (size_t d = 0; d < features; d++) {
             of[SCALE][d] = of[SLOPE][d] = 0; /* no rests */
         }
-        assert_true(kernels->features.finish_gradients(&cache, other1, other2, features, 0.125,
-                                                       true, true, of[OFFSET], of[EXTRA1], of[SUM1],
-                                                       of[SUM2]));
+        assert_true(kernels->features.finish_gradients(&cache, other1, other2, false, features,
+                                                       0.125, true, true, of[OFFSET], of[EXTRA1],
+                                                       of[SUM1], of[SUM2]));
         assert_true((double)of[EXTRA1][features - 1] == other1[features - 1]);
         assert_true((double)of[OFFSET][features - 1] == 0.5 * other2[features - 1]);
     }
