@@ -54,6 +54,8 @@ static void print_case(const size_t shape[3], unsigned kind, int num_threads) {
     }
     hash = digest(hash, r.moments.mean, shape[1] * sizeof(double));
     hash = digest(hash, r.moments.m2, shape[1] * sizeof(double));
+    hash = digest(hash, r.whole.sum_g, shape[1] * sizeof(double));
+    hash = digest(hash, r.whole.sum_gx, shape[1] * sizeof(double));
     printf("%zux%zux%zu %x %016" PRIx64 "\n", shape[0], shape[1], shape[2], kind, hash);
     rig_free(&r);
 }

@@ -4,6 +4,14 @@
 #include "calls.h"
 
 #include <stdlib.h>
+#include <string.h>
+
+bool kind_exists(unsigned kind) {
+    const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
+    const bool taken = kind < KINDS || kind % 5 == 0;
+    return taken && (!(kind & FROZEN) || !(kind & UNTRACKED)) &&
+           (activation & (activation - 1)) == 0;
+}
 
 rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     const size_t row = shape[1] * shape[2];
@@ -42,6 +50,8 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     r.t.layer.frozen = kind & FROZEN;
     assert_ok(bn_moments_init(&r.moments, shape[1]));
     assert_ok(bn_moments_init(&r.other, shape[1]));
+    assert_ok(bn_gradients_init(&r.gradients, shape[1]));
+    assert_ok(bn_gradients_init(&r.whole, shape[1]));
     r.scale = ref_floats(shape[1]);
     r.shift = ref_floats(shape[1]);
     r.memory = malloc(bn_layer_bytes(shape[1], &options, NULL));
@@ -53,6 +63,8 @@ void rig_free(rig *r) {
     trial_free(&r->t);
     bn_moments_free(&r->moments);
     bn_moments_free(&r->other);
+    bn_gradients_free(&r->gradients);
+    bn_gradients_free(&r->whole);
     free(r->scale);
     free(r->shift);
     free(r->memory);
@@ -68,6 +80,35 @@ static bn_status make_backward_batch(rig *r) {
 
 static bn_status make_infer_batch(rig *r) {
     return bn_layer_infer_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.y);
+}
+
+static bn_status make_forward_by(rig *r) {
+    return bn_layer_forward_by(&r->t.layer, &r->moments, &r->t.batch, r->t.x, r->t.y);
+}
+
+/* Of any number of calls the last one counts, or the sums would grow. */
+static void begin_again(bn_gradients *gradients) {
+    gradients->count = 0;
+    memset(gradients->sum_g, 0, gradients->num_features * sizeof *gradients->sum_g);
+    memset(gradients->sum_gx, 0, gradients->num_features * sizeof *gradients->sum_gx);
+}
+
+static bn_status make_gradients_add(rig *r) {
+    begin_again(&r->gradients);
+    return bn_gradients_add(&r->gradients, &r->t.layer, &r->t.batch, r->t.x, r->t.dy);
+}
+
+static bn_status make_gradients_merge(rig *r) {
+    begin_again(&r->whole);
+    return bn_gradients_merge(&r->whole, &r->gradients);
+}
+
+static bn_status make_backward_by(rig *r) {
+    return bn_layer_backward_by(&r->t.layer, &r->whole, &r->t.batch, r->t.x, r->t.dy, r->t.dx);
+}
+
+static bn_status make_set_gradients(rig *r) {
+    return bn_layer_set_gradients(&r->t.layer, &r->whole, r->t.batch.accumulate_grads);
 }
 
 /* The calls without a batch; what is between strided rows is nothing for them. */
@@ -150,11 +191,25 @@ static bn_status make_moments(rig *r) {
     return status;
 }
 
+static bn_status make_gradients(rig *r) {
+    bn_gradients gradients;
+    const bn_status status = bn_gradients_init(&gradients, r->t.layer.num_features);
+    if (status == BN_STATUS_OK) {
+        bn_gradients_free(&gradients);
+    }
+    return status;
+}
+
 const library_call calls[CALLS] = {{"bn_layer_forward_batch", make_forward_batch},
                                    {"bn_layer_backward_batch", make_backward_batch},
                                    {"bn_layer_infer_batch", make_infer_batch},
                                    {"bn_moments_add", make_moments_add},
                                    {"bn_moments_merge", make_moments_merge},
+                                   {"bn_layer_forward_by", make_forward_by},
+                                   {"bn_gradients_add", make_gradients_add},
+                                   {"bn_gradients_merge", make_gradients_merge},
+                                   {"bn_layer_backward_by", make_backward_by},
+                                   {"bn_layer_set_gradients", make_set_gradients},
                                    {"bn_layer_forward", make_forward},
                                    {"bn_layer_backward", make_backward},
                                    {"bn_layer_infer", make_infer},
@@ -164,7 +219,8 @@ const library_call calls[CALLS] = {{"bn_layer_forward_batch", make_forward_batch
                                    {"bn_layer_fold_transposed", make_fold_transposed},
                                    {"bn_layer_fold_next", make_fold_next},
                                    {"bn_layer_init and free", make_layers},
-                                   {"bn_moments_init and free", make_moments}};
+                                   {"bn_moments_init and free", make_moments},
+                                   {"bn_gradients_init and free", make_gradients}};
 
 const size_t small_shapes[SMALL_SHAPES][3] = {{7, 43, 1},  {300, 7, 1},  {3, 1030, 1}, {9, 10, 30},
                                               {5, 34, 49}, {3, 34, 684}, {2, 3, 1700}};

@@ -22,13 +22,19 @@ enum {
     WITH_POSITIONS = 1024, /* with any of these kinds */
     WITH_LEAKY = 2048,     /* these two in the place of WITH_RELU */
     WITH_CLIP = 4096,
-    EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU
+    EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU,
+    ALL_KINDS = 8 * KINDS
 };
+
+/* Whether there is such a kind below ALL_KINDS. Of those with weights of positions and with activations
+ * other than ReLU a fifth will do, as emulation is slow. */
+bool kind_exists(unsigned kind);
 
 /* A trial, and what the calls need that take no batch. */
 typedef struct rig {
     trial t;
     bn_moments moments, other;
+    bn_gradients gradients, whole;
     float *scale, *shift; /* [D] */
     void *memory;         /* for a layer in a block */
 } rig;
@@ -37,13 +43,14 @@ typedef struct rig {
 rig rig_new(const size_t shape[3], unsigned kind, int num_threads);
 void rig_free(rig *r);
 
-/* All calls that work, in an order in which each is BN_STATUS_OK, as often as one likes. */
+/* All calls that work, in an order in which each is BN_STATUS_OK, as often as one likes. (Backward of a
+ * batch is not, between the forward of a part and the next of a batch.) */
 typedef struct library_call {
     const char *name;
     bn_status (*make)(rig *r);
 } library_call;
 
-enum { CALLS_ON_BATCHES = 5, CALLS_ON_DATA = 8, CALLS = 15 };
+enum { CALLS_ON_BATCHES = 10, CALLS_ON_DATA = 13, CALLS = 21 };
 extern const library_call calls[CALLS]; /* first those that take a batch, then those with data */
 
 /* Shapes that take every way through the library: rows in one group and in several, folded rows,

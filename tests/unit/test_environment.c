@@ -88,21 +88,12 @@ static void check_calls(rig *r, size_t count) {
         }                                                                                          \
     } while (0)
 
-/* All kinds, also with weights of positions and with activations other than ReLU. */
-enum { ALL_KINDS = 8 * KINDS };
-static bool exists(unsigned kind) {
-    const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
-    const bool taken = kind < KINDS || kind % 5 == 0; /* of so many, as emulation is slow */
-    return taken && (!(kind & FROZEN) || !(kind & UNTRACKED)) &&
-           (activation & (activation - 1)) == 0;
-}
-
 /* Every kind that there is, but each of one shape only. */
 static void ordinary_data_raises_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
     for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
-        if (exists(kind)) {
+        if (kind_exists(kind)) {
             rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind, 1);
             check_calls(&r, CALLS);
             rig_free(&r);
@@ -116,7 +107,7 @@ static void features_far_from_zero_raise_nothing(void **state) {
     (void)state;
     skip_unless(exceptions_are_seen());
     for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
-        if (!exists(kind)) {
+        if (!kind_exists(kind)) {
             continue;
         }
         rig r = rig_new(small_shapes[kind % SMALL_SHAPES], kind & ~(unsigned)WITH_STRIDES, 1);
@@ -138,7 +129,7 @@ static void a_frozen_batch_without_weight_raises_nothing(void **state) {
     for (size_t k = 0; k < SMALL_SHAPES; k++) {
         rig r = rig_new(small_shapes[k], FROZEN | WITH_WEIGHTS, 1);
         fill(r.t.sample_weight, r.t.batch.n, 0.0f);
-        check_calls(&r, CALLS_ON_BATCHES);
+        check_calls(&r, CALLS_ON_BATCHES - 2); /* all but backward by sums */
         rig_free(&r);
     }
 }
@@ -175,7 +166,7 @@ static void old_running_values_without_weight_raise_nothing(void **state) {
 static void check_masked(unsigned weights, unsigned activation) {
     for (unsigned kind = 0; kind < ALL_KINDS; kind++) {
         const unsigned all = weights | activation;
-        if (!exists(kind) ||
+        if (!kind_exists(kind) ||
             (kind & (all | WITH_RELU | WITH_LEAKY | WITH_CLIP | WITH_STRIDES)) != all) {
             continue;
         }

@@ -62,6 +62,10 @@ static bn_status init_moments(void *moments) {
     return bn_moments_init(moments, 100);
 }
 
+static bn_status init_gradients(void *gradients) {
+    return bn_gradients_init(gradients, 100);
+}
+
 /* Lets the first allocation of init fail, then the second, until there is none left to fail. What a
  * failed init may have leaked, valgrind and LeakSanitizer see. */
 static void check_failures(bn_status (*init)(void *), void *object, size_t bytes) {
@@ -86,10 +90,13 @@ static void init_survives_every_failed_allocation(void **state) {
     (void)state;
     bn_layer layer;
     bn_moments moments;
+    bn_gradients gradients;
     check_failures(init_layer, &layer, sizeof layer);
     check_failures(init_moments, &moments, sizeof moments);
+    check_failures(init_gradients, &gradients, sizeof gradients);
     bn_layer_free(&layer);
     bn_moments_free(&moments);
+    bn_gradients_free(&gradients);
 }
 
 /* The shapes take every way through the library: rows, folded rows, small and large planes, and
@@ -110,8 +117,11 @@ static void nothing_allocates_after_init(void **state) {
         trial_add_residual(&t);
         float *scale = ref_floats(features), *shift = ref_floats(features);
         bn_moments moments, other;
+        bn_gradients gradients, whole;
         assert_ok(bn_moments_init(&moments, features));
         assert_ok(bn_moments_init(&other, features));
+        assert_ok(bn_gradients_init(&gradients, features));
+        assert_ok(bn_gradients_init(&whole, features));
 
         allocations = 0;
         trial_run(&t);
@@ -120,6 +130,11 @@ static void nothing_allocates_after_init(void **state) {
         assert_ok(bn_moments_add(&other, &t.batch, t.x));
         assert_ok(bn_moments_merge(&moments, &other));
         assert_ok(bn_moments_merge(&moments, &moments));
+        assert_ok(bn_layer_forward_by(&t.layer, &moments, &t.batch, t.x, t.y));
+        assert_ok(bn_gradients_add(&gradients, &t.layer, &t.batch, t.x, t.dy));
+        assert_ok(bn_gradients_merge(&whole, &gradients));
+        assert_ok(bn_layer_backward_by(&t.layer, &whole, &t.batch, t.x, t.dy, t.dx));
+        assert_ok(bn_layer_set_gradients(&t.layer, &whole, true));
         if (options.track_running) {
             assert_ok(bn_layer_set_running(&t.layer, &moments));
             assert_ok(bn_layer_affine(&t.layer, scale, shift));
@@ -135,6 +150,8 @@ static void nothing_allocates_after_init(void **state) {
 
         bn_moments_free(&moments);
         bn_moments_free(&other);
+        bn_gradients_free(&gradients);
+        bn_gradients_free(&whole);
         free(scale);
         free(shift);
         trial_free(&t);
