@@ -1,6 +1,6 @@
 /*
  * Every status that bn_layer.h names comes where it says, and then nothing has changed: not the
- * layer, not the moments, not a byte of any buffer.
+ * layer, not the moments, not the gradients, not a byte of any buffer.
  */
 #include "support.h"
 
@@ -13,15 +13,19 @@
 
 enum { N = 4, D = 3, SIZE = N * D };
 
-/* A layer that has seen a training forward of N x D, and moments that have seen data. All buffers
+/* A layer that has seen a training forward of N x D, and moments and gradients that have seen data, as a
+ * whole of one part with a cache. All buffers
  * are in one pool with room around each, so that one comparison sees a write anywhere, and a
  * pointer may be a few elements off and still inside. */
 enum { X, Y, DY, DX, RESIDUAL, DRESIDUAL, WEIGHTS, POSITIONS, BUFFERS, ROOM = 16 * SIZE };
+enum { CACHE_ROOM = 256 };
 
 typedef struct scene {
     bn_layer layer;
     bn_moments moments;
+    bn_gradients gradients;
     float pool[BUFFERS * ROOM];
+    unsigned char cache[CACHE_ROOM];
 } scene;
 
 static scene now;
@@ -36,6 +40,12 @@ static float *const dresidual = BUFFER(DRESIDUAL);
 static float *const weights = BUFFER(WEIGHTS);
 static float *const positions = BUFFER(POSITIONS);
 
+/* A part's batch, with the scene's cache if it has none. */
+static bn_batch as_part(bn_batch batch) {
+    batch.cache = batch.cache ? batch.cache : now.cache;
+    return batch;
+}
+
 static void set_up_with(const bn_options *options) {
     ref_random random = {1};
     assert_ok(bn_layer_init(&now.layer, D, options));
@@ -45,6 +55,11 @@ static void set_up_with(const bn_options *options) {
     assert_ok(bn_layer_forward(&now.layer, N, x, y));
     assert_ok(bn_layer_backward(&now.layer, N, x, dy, dx));
     assert_ok(bn_moments_add(&now.moments, &(bn_batch){.n = N}, x));
+    assert_in_range(bn_cache_bytes(D), 1, CACHE_ROOM);
+    const bn_batch part = as_part((bn_batch){.n = N});
+    assert_ok(bn_gradients_init(&now.gradients, D));
+    assert_ok(bn_layer_forward_by(&now.layer, &now.moments, &part, x, y));
+    assert_ok(bn_gradients_add(&now.gradients, &now.layer, &part, x, dy));
 }
 
 static int set_up(void **state) {
@@ -57,6 +72,7 @@ static int tear_down(void **state) {
     (void)state;
     bn_layer_free(&now.layer);
     bn_moments_free(&now.moments);
+    bn_gradients_free(&now.gradients);
     return 0;
 }
 
@@ -71,7 +87,11 @@ typedef struct evidence {
     snapshot layer;
     bn_moments moments;
     double mean[D], m2[D];
+    bn_gradients gradients;
+    double sum_g[D], sum_gx[D];
+    float invstd[D], invstd_rest[D];
     float pool[BUFFERS * ROOM];
+    unsigned char cache[CACHE_ROOM];
 } evidence;
 
 static void take_evidence(evidence *before) {
@@ -81,7 +101,27 @@ static void take_evidence(evidence *before) {
         memcpy(before->mean, now.moments.mean, sizeof before->mean);
         memcpy(before->m2, now.moments.m2, sizeof before->m2);
     }
+    before->gradients = now.gradients;
+    if (now.gradients.sum_g) {
+        memcpy(before->sum_g, now.gradients.sum_g, sizeof before->sum_g);
+        memcpy(before->sum_gx, now.gradients.sum_gx, sizeof before->sum_gx);
+        memcpy(before->invstd, now.gradients.internal.invstd, sizeof before->invstd);
+        memcpy(before->invstd_rest, now.gradients.internal.invstd_rest, sizeof before->invstd_rest);
+    }
     memcpy(before->pool, now.pool, sizeof before->pool);
+    memcpy(before->cache, now.cache, sizeof before->cache);
+}
+
+static void check_gradients(const evidence *before) {
+    const bn_gradients *got = &now.gradients;
+    assert_memory_equal(&before->gradients, got, sizeof *got);
+    if (got->sum_g) {
+        assert_memory_equal(before->sum_g, got->sum_g, sizeof before->sum_g);
+        assert_memory_equal(before->sum_gx, got->sum_gx, sizeof before->sum_gx);
+        assert_memory_equal(before->invstd, got->internal.invstd, sizeof before->invstd);
+        assert_memory_equal(before->invstd_rest, got->internal.invstd_rest,
+                            sizeof before->invstd_rest);
+    }
 }
 
 static void check_evidence(evidence *before) {
@@ -92,7 +132,9 @@ static void check_evidence(evidence *before) {
         assert_memory_equal(before->mean, now.moments.mean, sizeof before->mean);
         assert_memory_equal(before->m2, now.moments.m2, sizeof before->m2);
     }
+    check_gradients(before);
     assert_memory_equal(before->pool, now.pool, sizeof before->pool);
+    assert_memory_equal(before->cache, now.cache, sizeof before->cache);
 }
 
 /* The call returns this status and has changed nothing. */
@@ -121,6 +163,29 @@ static bn_status add(bn_batch batch) {
     return bn_moments_add(&now.moments, &batch, x);
 }
 
+static bn_status forward_by(bn_batch batch) {
+    const bn_batch part = as_part(batch);
+    return bn_layer_forward_by(&now.layer, &now.moments, &part, x, y);
+}
+
+static bn_status add_gradients(bn_batch batch) {
+    const bn_batch part = as_part(batch);
+    return bn_gradients_add(&now.gradients, &now.layer, &part, x, dy);
+}
+
+static bn_status backward_by(bn_batch batch) {
+    const bn_batch part = as_part(batch);
+    return bn_layer_backward_by(&now.layer, &now.gradients, &part, x, dy, dx);
+}
+
+/* Refused by all that take a part. */
+#define part_refused(status, ...)                                                                  \
+    do {                                                                                           \
+        refused(status, forward_by((bn_batch){__VA_ARGS__}));                                      \
+        refused(status, add_gradients((bn_batch){__VA_ARGS__}));                                   \
+        refused(status, backward_by((bn_batch){__VA_ARGS__}));                                     \
+    } while (0)
+
 /* Refused by all that take a whole batch. */
 #define batch_refused(status, ...)                                                                 \
     do {                                                                                           \
@@ -128,6 +193,7 @@ static bn_status add(bn_batch batch) {
         refused(status, infer((bn_batch){__VA_ARGS__}));                                           \
         refused(status, backward((bn_batch){__VA_ARGS__}));                                        \
         refused(status, add((bn_batch){__VA_ARGS__}));                                             \
+        part_refused(status, __VA_ARGS__);                                                         \
     } while (0)
 
 /* ---- Init ------------------------------------------------------------------------------------ */
@@ -208,6 +274,10 @@ static void init_refuses_impossible_numbers_of_features(void **state) {
         fill_pattern(&moments, sizeof moments);
         assert_status(bn_moments_init(&moments, features[k]), BN_STATUS_BAD_SHAPE);
         assert_pattern(&moments, sizeof moments);
+        bn_gradients gradients;
+        fill_pattern(&gradients, sizeof gradients);
+        assert_status(bn_gradients_init(&gradients, features[k]), BN_STATUS_BAD_SHAPE);
+        assert_pattern(&gradients, sizeof gradients);
     }
 }
 
@@ -219,6 +289,7 @@ static void init_refuses_null(void **state) {
     assert_status(bn_layer_init(NULL, D, NULL), BN_STATUS_NULL_POINTER);
     assert_status(init_in_block(NULL, D, NULL, memory, sizeof memory), BN_STATUS_NULL_POINTER);
     assert_status(bn_moments_init(NULL, D), BN_STATUS_NULL_POINTER);
+    assert_status(bn_gradients_init(NULL, D), BN_STATUS_NULL_POINTER);
     assert_pattern(&layer, sizeof layer);
 }
 
@@ -298,6 +369,34 @@ static void null_pointers_are_refused(void **state) {
     refused(NULL_POINTER, bn_layer_set_running(layer, NULL));
 }
 
+static void null_pointers_are_refused_of_parts(void **state) {
+    (void)state;
+    bn_layer *layer = &now.layer;
+    bn_moments *moments = &now.moments;
+    bn_gradients *gradients = &now.gradients;
+    const bn_batch batch = as_part((bn_batch){.n = N});
+    refused(NULL_POINTER, bn_layer_forward_by(NULL, moments, &batch, x, y));
+    refused(NULL_POINTER, bn_layer_forward_by(layer, NULL, &batch, x, y));
+    refused(NULL_POINTER, bn_layer_forward_by(layer, moments, NULL, x, y));
+    refused(NULL_POINTER, bn_layer_forward_by(layer, moments, &batch, NULL, y));
+    refused(NULL_POINTER, bn_layer_forward_by(layer, moments, &batch, x, NULL));
+    refused(NULL_POINTER, bn_gradients_add(NULL, layer, &batch, x, dy));
+    refused(NULL_POINTER, bn_gradients_add(gradients, NULL, &batch, x, dy));
+    refused(NULL_POINTER, bn_gradients_add(gradients, layer, NULL, x, dy));
+    refused(NULL_POINTER, bn_gradients_add(gradients, layer, &batch, NULL, dy));
+    refused(NULL_POINTER, bn_gradients_add(gradients, layer, &batch, x, NULL));
+    refused(NULL_POINTER, bn_gradients_merge(NULL, gradients));
+    refused(NULL_POINTER, bn_gradients_merge(gradients, NULL));
+    refused(NULL_POINTER, bn_layer_backward_by(NULL, gradients, &batch, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_by(layer, NULL, &batch, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_by(layer, gradients, NULL, x, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_by(layer, gradients, &batch, NULL, dy, dx));
+    refused(NULL_POINTER, bn_layer_backward_by(layer, gradients, &batch, x, NULL, dx));
+    refused(NULL_POINTER, bn_layer_backward_by(layer, gradients, &batch, x, dy, NULL));
+    refused(NULL_POINTER, bn_layer_set_gradients(NULL, gradients, false));
+    refused(NULL_POINTER, bn_layer_set_gradients(layer, NULL, false));
+}
+
 /* ---- Options --------------------------------------------------------------------------------- */
 
 static void bad_eps_is_refused(void **state) {
@@ -312,7 +411,14 @@ static void bad_eps_is_refused(void **state) {
         refused(BAD_OPTION, bn_layer_fold(&now.layer, 1, x, y));
         refused(BAD_OPTION, bn_layer_fold_transposed(&now.layer, 1, 1, 1, x, y));
         refused(BAD_OPTION, bn_layer_fold_next(&now.layer, 1, 1, x, y));
+        part_refused(BAD_OPTION, .n = N);
     }
+}
+
+static void bad_num_threads_is_refused_of_parts(void **state) {
+    (void)state;
+    now.layer.options.num_threads = -1;
+    part_refused(BAD_OPTION, .n = N);
 }
 
 /* By what takes part in running values, and by nothing else. */
@@ -322,6 +428,9 @@ static void bad_momentum_is_refused_by_forward(void **state) {
     for (size_t k = 0; k < COUNT_OF(momentum); k++) {
         now.layer.options.momentum = momentum[k];
         refused(BAD_OPTION, bn_layer_forward(&now.layer, N, x, y));
+        refused(BAD_OPTION, forward_by((bn_batch){.n = N}));
+        refused(BAD_OPTION, forward_by((bn_batch){.n = 0}));
+        assert_ok(forward_by((bn_batch){.n = N, .skip_running_update = true}));
         assert_ok(forward((bn_batch){.n = N, .skip_running_update = true}));
         assert_ok(forward((bn_batch){.n = 0}));
         now.layer.frozen = true;
@@ -403,6 +512,9 @@ static void products_of_weights_beyond_float_are_refused(void **state) {
             refused(BAD_OPTION, infer(batch));
             refused(BAD_OPTION, backward(batch));
             refused(BAD_OPTION, add(batch));
+            refused(BAD_OPTION, forward_by(batch));
+            refused(BAD_OPTION, add_gradients(batch));
+            refused(BAD_OPTION, backward_by(batch));
             positions[last] = 1;
             weights[N - 1] = within[k / 2][k % 2];
             positions[last] = within[k / 2][1 - k % 2];
@@ -415,6 +527,8 @@ static void products_of_weights_beyond_float_are_refused(void **state) {
 static void dresidual_without_residual_is_refused(void **state) {
     (void)state;
     refused(BAD_OPTION, backward((bn_batch){.n = N, .dresidual = dresidual}));
+    refused(BAD_OPTION, backward_by((bn_batch){.n = N, .dresidual = dresidual}));
+    assert_ok(add_gradients((bn_batch){.n = N, .dresidual = dresidual})); /* not looked at */
 }
 
 /* ---- Shapes ---------------------------------------------------------------------------------- */
@@ -436,6 +550,7 @@ static void sizes_that_overflow_are_refused(void **state) {
         refused(BAD_SHAPE, forward((bn_batch){.n = rows[k]}));
         refused(BAD_SHAPE, infer((bn_batch){.n = rows[k]}));
         refused(BAD_SHAPE, add((bn_batch){.n = rows[k]}));
+        part_refused(BAD_SHAPE, .n = rows[k]);
         refused(BAD_SHAPE, bn_layer_fold(&now.layer, rows[k], x, y));
         refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, 1, rows[k], 1, x, y));
         refused(BAD_SHAPE, bn_layer_fold_transposed(&now.layer, D, 1, rows[k], x, y));
@@ -455,6 +570,7 @@ static void sizes_that_overflow_are_refused(void **state) {
         refused(BAD_SHAPE, forward((bn_batch){.n = N, .spatial = spatial[k]}));
         refused(BAD_SHAPE, infer((bn_batch){.n = N, .spatial = spatial[k]}));
         refused(BAD_SHAPE, add((bn_batch){.n = N, .spatial = spatial[k]}));
+        part_refused(BAD_SHAPE, .n = N, .spatial = spatial[k]);
     }
     static const size_t strides[] = {SIZE_MAX, SIZE_MAX / N + 1, SIZE_MAX / 4 / N + 2,
                                      PTRDIFF_MAX / N * 2, PTRDIFF_MAX / 4 / (N - 1) + 1};
@@ -463,6 +579,7 @@ static void sizes_that_overflow_are_refused(void **state) {
         refused(BAD_SHAPE, forward((bn_batch){.n = N, .y_stride = strides[k]}));
         refused(BAD_SHAPE, infer((bn_batch){.n = N, .y_stride = strides[k]}));
         refused(BAD_SHAPE, backward((bn_batch){.n = N, .y_stride = strides[k]}));
+        part_refused(BAD_SHAPE, .n = N, .y_stride = strides[k]);
     }
 }
 
@@ -473,6 +590,7 @@ static void strides_shorter_than_a_row_are_refused(void **state) {
         refused(BAD_SHAPE, forward((bn_batch){.n = N, .y_stride = stride}));
         refused(BAD_SHAPE, infer((bn_batch){.n = N, .y_stride = stride}));
         refused(BAD_SHAPE, backward((bn_batch){.n = N, .y_stride = stride}));
+        part_refused(BAD_SHAPE, .n = N, .y_stride = stride);
     }
     assert_ok(forward((bn_batch){.n = N, .spatial = 4}));
     batch_refused(BAD_SHAPE, .n = N, .spatial = 4, .x_stride = 4 * D - 1);
@@ -487,6 +605,23 @@ static void moments_of_other_features_are_refused(void **state) {
     refused(BAD_SHAPE, bn_moments_merge(&other, &now.moments));
     refused(BAD_SHAPE, bn_layer_set_running(&now.layer, &other));
     bn_moments_free(&other);
+}
+
+static void parts_of_other_features_are_refused(void **state) {
+    (void)state;
+    bn_moments moments;
+    bn_gradients gradients;
+    const bn_batch part = as_part((bn_batch){.n = N});
+    assert_ok(bn_moments_init(&moments, D + 1));
+    assert_ok(bn_gradients_init(&gradients, D + 1));
+    refused(BAD_SHAPE, bn_layer_forward_by(&now.layer, &moments, &part, x, y));
+    refused(BAD_SHAPE, bn_gradients_add(&gradients, &now.layer, &part, x, dy));
+    refused(BAD_SHAPE, bn_gradients_merge(&now.gradients, &gradients));
+    refused(BAD_SHAPE, bn_gradients_merge(&gradients, &now.gradients));
+    refused(BAD_SHAPE, bn_layer_backward_by(&now.layer, &gradients, &part, x, dy, dx));
+    refused(BAD_SHAPE, bn_layer_set_gradients(&now.layer, &gradients, false));
+    bn_moments_free(&moments);
+    bn_gradients_free(&gradients);
 }
 
 /* ---- Too few values -------------------------------------------------------------------------- */
@@ -558,6 +693,34 @@ static void the_variance_of_one_value_is_no_population_s(void **state) {
     bn_moments_free(&few);
 }
 
+/* Of the whole: a part may have one value, or no weight. */
+static void a_whole_of_one_value_is_refused(void **state) {
+    (void)state;
+    static const double few[] = {1, 0.5, 0, -1, -INFINITY, NAN};
+    static const float nothing[N] = {0};
+    const double enough = now.moments.count;
+    assert_ok(forward_by((bn_batch){.n = 1}));
+    assert_ok(add_gradients((bn_batch){.n = 1}));
+    assert_ok(backward_by((bn_batch){.n = 1}));
+    assert_ok(forward_by((bn_batch){.n = N, .sample_weight = nothing}));
+    assert_ok(add_gradients((bn_batch){.n = N, .sample_weight = nothing}));
+    assert_ok(backward_by((bn_batch){.n = N, .sample_weight = nothing}));
+    for (size_t k = 0; k < COUNT_OF(few); k++) {
+        now.moments.count = now.gradients.count = few[k];
+        refused(TOO_FEW_VALUES, forward_by((bn_batch){.n = N}));
+        refused(TOO_FEW_VALUES, backward_by((bn_batch){.n = N}));
+    }
+    now.moments.count = few[0];
+    refused(TOO_FEW_VALUES, forward_by((bn_batch){.n = 0}));
+    now.moments.count = now.gradients.count = enough;
+    assert_ok(forward_by((bn_batch){.n = N}));
+    assert_ok(backward_by((bn_batch){.n = N}));
+    now.layer.frozen = true; /* which looks into none */
+    now.moments.count = NAN;
+    now.moments.m2[0] = -1;
+    assert_ok(forward_by((bn_batch){.n = N}));
+}
+
 /* ---- State ----------------------------------------------------------------------------------- */
 
 static void backward_without_its_forward_is_refused(void **state) {
@@ -603,6 +766,122 @@ static void frozen_without_running_values_is_refused(void **state) {
     refused(BAD_STATE, bn_layer_fold_transposed(&now.layer, 1, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_fold_next(&now.layer, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_set_running(&now.layer, &now.moments));
+    refused(BAD_STATE, forward_by((bn_batch){.n = N}));
+}
+
+/* A part's backward without its forward; that of one with a cache is of one n and spatial. */
+static void a_part_without_its_forward_is_refused(void **state) {
+    (void)state;
+    bn_layer fresh;
+    static unsigned char none[CACHE_ROOM];
+    const bn_batch own = {.n = N};
+    assert_ok(bn_layer_init(&fresh, D, NULL));
+    refused(BAD_STATE, bn_gradients_add(&now.gradients, &fresh, &own, x, dy));
+    refused(BAD_STATE, bn_layer_backward_by(&fresh, &now.gradients, &own, x, dy, dx));
+    bn_gradients sums;
+    assert_ok(bn_gradients_init(&sums, D));
+    sums.count = N;
+    sums.sum_g[1] = 1;
+    refused(BAD_STATE, bn_layer_set_gradients(&fresh, &sums, false));
+    assert_ok(bn_layer_forward_by(&fresh, &now.moments, &(bn_batch){.n = 0}, NULL, NULL));
+    assert_ok(bn_layer_set_gradients(&fresh, &sums, false));
+    assert_true(fresh.dbeta[1] == 1.0f && fresh.dbeta[0] == 0.0f);
+    bn_gradients_free(&sums);
+    bn_layer_free(&fresh);
+
+    static const bn_batch others[] = {{.n = N - 1},
+                                      {.n = N + 1},
+                                      {.n = N, .spatial = 2},
+                                      {.n = N / 2, .spatial = 2},
+                                      {.n = N, .cache = none}};
+    for (size_t k = 0; k < COUNT_OF(others); k++) {
+        refused(BAD_STATE, add_gradients(others[k]));
+        refused(BAD_STATE, backward_by(others[k]));
+    }
+    assert_ok(add_gradients((bn_batch){.n = N, .spatial = 1}));
+}
+
+/* The layer's own cache serves parts of any shape, but of parts alone. */
+static void the_layer_s_own_cache_serves_all_parts(void **state) {
+    (void)state;
+    bn_layer *layer = &now.layer;
+    static const bn_batch batches[] = {{.n = N}, {.n = 1}, {.n = 1, .spatial = 3}, {.n = 2 * N}};
+    assert_ok(bn_layer_forward_by(layer, &now.moments, &batches[1], x, y));
+    refused(BAD_STATE, bn_layer_backward_batch(layer, &batches[1], x, dy, dx));
+    for (size_t k = 0; k < COUNT_OF(batches); k++) {
+        assert_ok(bn_gradients_add(&now.gradients, layer, &batches[k], x, dy));
+        assert_ok(bn_layer_backward_by(layer, &now.gradients, &batches[k], x, dy, dx));
+    }
+    refused(BAD_STATE, backward((bn_batch){.n = N, .cache = now.cache}));
+    assert_ok(bn_layer_forward(layer, N, x, y));
+    assert_ok(bn_layer_backward(layer, N, x, dy, dx));
+}
+
+static void constants_do_not_mix_with_statistics(void **state) {
+    (void)state;
+    bn_gradients constant;
+    unsigned char cache[CACHE_ROOM];
+    const bn_batch part = as_part((bn_batch){.n = N});
+    const bn_batch frozen = {.n = N, .cache = cache}, empty = {.n = 0, .cache = cache};
+    bn_layer *layer = &now.layer;
+    assert_ok(bn_gradients_init(&constant, D));
+    layer->frozen = true;
+    assert_ok(bn_layer_forward_by(layer, &now.moments, &frozen, x, y));
+    layer->frozen = false; /* it is the forward that counts */
+    refused(BAD_STATE, bn_gradients_add(&now.gradients, layer, &frozen, x, dy));
+    refused(BAD_STATE, bn_layer_backward_by(layer, &now.gradients, &frozen, x, dy, dx));
+    assert_ok(bn_gradients_add(&constant, layer, &frozen, x, dy));
+    refused(BAD_STATE, bn_gradients_add(&constant, layer, &part, x, dy));
+    refused(BAD_STATE, bn_layer_backward_by(layer, &constant, &part, x, dy, dx));
+    refused(BAD_STATE, bn_gradients_merge(&now.gradients, &constant));
+    refused(BAD_STATE, bn_gradients_merge(&constant, &now.gradients));
+    assert_ok(bn_layer_backward_by(layer, &constant, &frozen, x, dy, dx));
+    bn_gradients_free(&constant);
+
+    /* What has seen nothing mixes with all; an empty part is something. */
+    assert_ok(bn_gradients_init(&constant, D));
+    assert_ok(bn_gradients_merge(&now.gradients, &constant));
+    layer->frozen = true;
+    assert_ok(bn_layer_forward_by(layer, &now.moments, &empty, NULL, NULL));
+    assert_ok(bn_gradients_add(&constant, layer, &empty, NULL, NULL));
+    refused(BAD_STATE, bn_gradients_add(&now.gradients, layer, &empty, NULL, NULL));
+    refused(BAD_STATE, bn_gradients_add(&constant, layer, &part, x, dy));
+    bn_gradients_free(&constant);
+}
+
+static void layers_that_only_infer_have_no_parts(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.inference_only = true;
+    bn_layer layer;
+    assert_ok(bn_layer_init(&layer, D, &options));
+    for (size_t n = 0; n <= N; n += N) {
+        const bn_batch part = as_part((bn_batch){.n = n});
+        refused(BAD_STATE, bn_layer_forward_by(&layer, &now.moments, &part, x, y));
+        refused(BAD_STATE, bn_gradients_add(&now.gradients, &layer, &part, x, dy));
+        refused(BAD_STATE, bn_layer_backward_by(&layer, &now.gradients, &part, x, dy, dx));
+    }
+    refused(BAD_STATE, bn_layer_set_gradients(&layer, &now.gradients, false));
+    bn_layer_free(&layer);
+}
+
+static void zeroed_and_freed_gradients_are_refused(void **state) {
+    (void)state;
+    bn_gradients none = {0}, freed;
+    const bn_batch part = as_part((bn_batch){.n = N});
+    assert_ok(bn_gradients_init(&freed, D));
+    bn_gradients_free(&freed);
+    bn_gradients *const absent[] = {&none, &freed};
+    for (size_t k = 0; k < COUNT_OF(absent); k++) {
+        assert_true(absent[k]->num_features == 0 && !absent[k]->sum_g && !absent[k]->sum_gx);
+        refused(BAD_STATE, bn_gradients_add(absent[k], &now.layer, &part, x, dy));
+        refused(BAD_STATE, bn_gradients_merge(absent[k], &now.gradients));
+        refused(BAD_STATE, bn_gradients_merge(&now.gradients, absent[k]));
+        refused(BAD_STATE, bn_layer_backward_by(&now.layer, absent[k], &part, x, dy, dx));
+        refused(BAD_STATE, bn_layer_set_gradients(&now.layer, absent[k], false));
+        bn_gradients_free(absent[k]);
+    }
+    bn_gradients_free(NULL);
 }
 
 static void check_no_layer(void) {
@@ -619,6 +898,8 @@ static void check_no_layer(void) {
     refused(BAD_STATE, bn_layer_fold_transposed(layer, 1, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_fold_next(layer, 1, 1, x, y));
     refused(BAD_STATE, bn_layer_set_running(layer, &now.moments));
+    part_refused(BAD_STATE, .n = N);
+    refused(BAD_STATE, bn_layer_set_gradients(layer, &now.gradients, false));
     assert_null(bn_layer_isa(layer));
     bn_param params[2];
     assert_int_equal(bn_layer_params(layer, params), 0);
@@ -643,6 +924,8 @@ static void zeroed_and_freed_moments_are_refused(void **state) {
         refused(BAD_STATE, bn_moments_merge(absent[k], &now.moments));
         refused(BAD_STATE, bn_moments_merge(&now.moments, absent[k]));
         refused(BAD_STATE, bn_layer_set_running(&now.layer, absent[k]));
+        const bn_batch part = as_part((bn_batch){.n = N});
+        refused(BAD_STATE, bn_layer_forward_by(&now.layer, absent[k], &part, x, y));
     }
 }
 
@@ -671,6 +954,100 @@ static void merged_moments_stay_finite(void **state) {
     refused(NOT_FINITE, bn_moments_merge(&now.moments, &other));
     refused(NOT_FINITE, bn_layer_set_running(&now.layer, &other));
     bn_moments_free(&other);
+}
+
+/* y and the cache are written, and nothing of the layer's. */
+static void check_not_normalized(void) {
+    snapshot before = snapshot_take(&now.layer);
+    fill_pattern(y, SIZE * sizeof *y);
+    memset(now.cache, 0, sizeof now.cache);
+    assert_status(forward_by((bn_batch){.n = N}), BN_STATUS_NOT_FINITE);
+    snapshot_check(&before, &now.layer);
+    snapshot_free(&before);
+    float unwritten;
+    fill_pattern(&unwritten, sizeof unwritten);
+    for (size_t k = 0; k < SIZE; k++) {
+        assert_true(y[k] != unwritten);
+    }
+    assert_int_not_equal(backward_by((bn_batch){.n = N}), BN_STATUS_BAD_STATE); /* the cache */
+}
+
+static void what_are_no_moments_is_not_finite(void **state) {
+    (void)state;
+    static const double bad_mean[] = {NAN, INFINITY, -INFINITY, 1e300};
+    static const double bad_m2[] = {-1e-300, -1, -INFINITY, NAN, INFINITY, 1e300};
+    for (size_t d = 0; d < D; d++) {
+        const double mean = now.moments.mean[d], m2 = now.moments.m2[d];
+        for (size_t k = 0; k < COUNT_OF(bad_mean); k++) {
+            now.moments.mean[d] = bad_mean[k];
+            check_not_normalized();
+        }
+        now.moments.mean[d] = mean;
+        for (size_t k = 0; k < COUNT_OF(bad_m2); k++) {
+            now.moments.m2[d] = bad_m2[k];
+            check_not_normalized();
+        }
+        now.moments.m2[d] = m2;
+    }
+    now.moments.count = INFINITY;
+    check_not_normalized();
+    now.moments.count = N;
+    assert_ok(forward_by((bn_batch){.n = N}));
+}
+
+static void gradient_sums_stay_finite(void **state) {
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < COUNT_OF(bad); k++) {
+        const float good = dy[D + 1];
+        dy[D + 1] = bad[k];
+        refused(NOT_FINITE, add_gradients((bn_batch){.n = N}));
+        dy[D + 1] = good;
+    }
+    bn_gradients other;
+    assert_ok(bn_gradients_init(&other, D));
+    double *const sums[] = {&other.count, &other.sum_g[1], &other.sum_gx[D - 1]};
+    for (size_t k = 0; k < COUNT_OF(sums) * COUNT_OF(bad); k++) {
+        *sums[k % COUNT_OF(sums)] = (double)bad[k / COUNT_OF(sums)];
+        refused(NOT_FINITE, bn_gradients_merge(&now.gradients, &other));
+        *sums[k % COUNT_OF(sums)] = 0;
+    }
+    other.sum_g[0] = now.gradients.sum_g[0] = DBL_MAX;
+    refused(NOT_FINITE, bn_gradients_merge(&now.gradients, &other));
+    bn_gradients_free(&other);
+}
+
+/* Others may have added up the sums, and not well. */
+static void sums_that_are_not_finite_are_no_gradients(void **state) {
+    (void)state;
+    static const double bad[] = {NAN, INFINITY, -INFINITY};
+    double *const sums[] = {&now.gradients.sum_g[1], &now.gradients.sum_gx[D - 1]};
+    for (size_t k = 0; k < COUNT_OF(sums) * COUNT_OF(bad); k++) {
+        double *const sum = sums[k % COUNT_OF(sums)], good = *sum;
+        *sum = bad[k / COUNT_OF(sums)];
+        refused(NOT_FINITE, bn_layer_set_gradients(&now.layer, &now.gradients, false));
+        refused(NOT_FINITE, bn_layer_set_gradients(&now.layer, &now.gradients, true));
+        snapshot before = snapshot_take(&now.layer);
+        fill_pattern(dx, SIZE * sizeof *dx);
+        assert_status(backward_by((bn_batch){.n = N}), BN_STATUS_NOT_FINITE);
+        snapshot_check(&before, &now.layer);
+        snapshot_free(&before);
+        const size_t spoilt = k % COUNT_OF(sums) == 0 ? 1 : D - 1;
+        for (size_t i = 0; i < SIZE; i++) {
+            assert_true(isfinite(dx[i]) != (i % D == spoilt));
+        }
+        *sum = good;
+    }
+}
+
+static void gradients_of_parts_stay_within_float(void **state) {
+    (void)state;
+    now.layer.dbeta[1] = FLT_MAX;
+    now.gradients.sum_g[1] = (double)FLT_MAX;
+    refused(NOT_FINITE, bn_layer_set_gradients(&now.layer, &now.gradients, true));
+    assert_ok(bn_layer_set_gradients(&now.layer, &now.gradients, false));
+    now.gradients.sum_gx[0] = 1e300;
+    refused(NOT_FINITE, bn_layer_set_gradients(&now.layer, &now.gradients, false));
 }
 
 static void running_values_stay_within_float(void **state) {
@@ -712,6 +1089,16 @@ static void y_missing_behind_residual_and_activation_is_refused(void **state) {
         batch.dresidual = NULL;
         refused(NULL_POINTER, backward(batch));
     }
+}
+
+static void y_missing_of_a_part_is_refused(void **state) {
+    (void)state;
+    set_up_residual_and(BN_ACTIVATION_RELU);
+    bn_batch batch = with_everything();
+    assert_ok(forward_by(batch));
+    batch.y = NULL;
+    refused(NULL_POINTER, add_gradients(batch));
+    refused(NULL_POINTER, backward_by(batch));
 }
 
 /* Off by one element either way, and by all but one. */
@@ -917,6 +1304,47 @@ static void data_in_the_moments_arrays_is_refused(void **state) {
     }
 }
 
+/* Moments, gradients and the cache of a part, each with what a call has beside it. */
+static void parts_over_sums_and_caches_are_refused(void **state) {
+    (void)state;
+    bn_layer *layer = &now.layer;
+    bn_moments *moments = &now.moments;
+    bn_gradients *gradients = &now.gradients;
+    const bn_batch part = as_part((bn_batch){.n = N});
+    double *const of_moments[] = {moments->mean, moments->m2 + D - 1};
+    double *const of_gradients[] = {gradients->sum_g, gradients->sum_gx + D - 1};
+    for (size_t k = 0; k < 2; k++) {
+        void *const over = of_moments[k], *const sums = of_gradients[k];
+        refused(OVERLAP, bn_layer_forward_by(layer, moments, &part, x, over));
+        refused(OVERLAP, forward_by((bn_batch){.n = N, .cache = over}));
+        refused(OVERLAP, bn_gradients_add(gradients, layer, &part, sums, dy));
+        refused(OVERLAP, bn_gradients_add(gradients, layer, &part, x, sums));
+        refused(OVERLAP, bn_layer_backward_by(layer, gradients, &part, x, dy, sums));
+        bn_batch batch = as_part((bn_batch){.n = N, .residual = residual, .dresidual = sums});
+        refused(OVERLAP, bn_layer_backward_by(layer, gradients, &batch, x, dy, dx));
+    }
+    memset(gradients->sum_g, 0, D * sizeof(double)); /* good weights, too */
+    refused(OVERLAP, add_gradients((bn_batch){.n = N, .sample_weight = (float *)gradients->sum_g}));
+    refused(OVERLAP,
+            add_gradients((bn_batch){.n = N, .position_weight = (float *)gradients->sum_g}));
+    float *const arrays[] = {layer->gamma, layer->dbeta, layer->running_mean, layer->saved_invstd};
+    for (size_t k = 0; k < COUNT_OF(arrays); k++) {
+        refused(OVERLAP, bn_layer_forward_by(layer, moments, &part, x, arrays[k]));
+        refused(OVERLAP, bn_gradients_add(gradients, layer, &part, x, arrays[k]));
+        refused(OVERLAP, bn_layer_backward_by(layer, gradients, &part, x, dy, arrays[k]));
+    }
+    for (size_t k = 0; k < COUNT_OF(partial); k++) {
+        refused(OVERLAP, bn_layer_forward_by(layer, moments, &part, x, x + partial[k]));
+        refused(OVERLAP, bn_gradients_add(gradients, layer, &part, x, x + partial[k]));
+        refused(OVERLAP, bn_layer_backward_by(layer, gradients, &part, x, dy, x + partial[k]));
+        refused(OVERLAP, bn_layer_backward_by(layer, gradients, &part, x, dy, dy + partial[k]));
+    }
+    float *const cache = (float *)(void *)now.cache;
+    refused(OVERLAP, bn_layer_forward_by(layer, moments, &part, x, cache));
+    refused(OVERLAP, bn_gradients_add(gradients, layer, &part, x, cache));
+    refused(OVERLAP, bn_layer_backward_by(layer, gradients, &part, x, dy, cache));
+}
+
 /* The same first element is not enough: from the second row on they cross. */
 static void the_same_buffer_at_another_stride_is_refused(void **state) {
     (void)state;
@@ -961,7 +1389,9 @@ int main(void) {
         cmocka_unit_test(init_refuses_null),
         cmocka_unit_test(init_in_a_block_refuses_too_little_memory),
         scene_test(null_pointers_are_refused),
+        scene_test(null_pointers_are_refused_of_parts),
         scene_test(bad_eps_is_refused),
+        scene_test(bad_num_threads_is_refused_of_parts),
         scene_test(bad_momentum_is_refused_by_forward),
         scene_test(dtypes_that_are_not_here_are_refused),
         scene_test(bad_weights_are_refused),
@@ -971,20 +1401,32 @@ int main(void) {
         scene_test(sizes_that_overflow_are_refused),
         scene_test(strides_shorter_than_a_row_are_refused),
         scene_test(moments_of_other_features_are_refused),
+        scene_test(parts_of_other_features_are_refused),
         scene_test(training_on_one_value_is_refused),
         scene_test(training_on_too_little_weight_is_refused),
         scene_test(inference_by_one_value_is_refused),
         scene_test(the_variance_of_one_value_is_no_population_s),
+        scene_test(a_whole_of_one_value_is_refused),
         scene_test(backward_without_its_forward_is_refused),
         scene_test(backward_of_a_new_layer_is_refused),
         scene_test(a_refused_forward_leaves_the_one_before),
         scene_test(frozen_without_running_values_is_refused),
+        scene_test(a_part_without_its_forward_is_refused),
+        scene_test(the_layer_s_own_cache_serves_all_parts),
+        scene_test(constants_do_not_mix_with_statistics),
+        scene_test(layers_that_only_infer_have_no_parts),
         scene_test(zeroed_and_freed_layers_are_refused),
         scene_test(zeroed_and_freed_moments_are_refused),
+        scene_test(zeroed_and_freed_gradients_are_refused),
         scene_test(moments_stay_finite),
         scene_test(merged_moments_stay_finite),
+        scene_test(what_are_no_moments_is_not_finite),
+        scene_test(gradient_sums_stay_finite),
+        scene_test(sums_that_are_not_finite_are_no_gradients),
         scene_test(running_values_stay_within_float),
+        scene_test(gradients_of_parts_stay_within_float),
         scene_test(y_missing_behind_residual_and_activation_is_refused),
+        scene_test(y_missing_of_a_part_is_refused),
         scene_test(y_that_overlaps_is_refused),
         scene_test(dx_that_overlaps_is_refused),
         scene_test(dresidual_that_overlaps_is_refused),
@@ -995,6 +1437,7 @@ int main(void) {
         scene_test(groups_that_do_not_divide_the_features_are_refused),
         scene_test(no_activation_is_folded_into_the_next_layer),
         scene_test(data_in_the_moments_arrays_is_refused),
+        scene_test(parts_over_sums_and_caches_are_refused),
         scene_test(the_same_buffer_at_another_stride_is_refused),
         scene_test(slices_overlap_by_their_elements),
     };
