@@ -334,38 +334,32 @@ static void scale_dx_by_terms(const trial *t, ref_result *want) {
     }
 }
 
-void trial_check(trial *t) {
-    size_t features = t->layer.num_features;
-    bool updates = t->layer.running_mean && !t->layer.frozen;
-    double running_mean = 0, running_var = 0;
+static bool updates_running(const trial *t) {
+    return t->layer.running_mean != NULL && !t->layer.frozen;
+}
 
-    snapshot before = snapshot_take(&t->layer);
+static ref_result reference_of(const trial *t) {
     ref_result want = ref_forward(&t->layer, &t->batch, t->x);
     ref_backward(&want, &t->layer, &t->batch, t->x, t->dy);
-    if (updates) {
-        ref_running(&want, &t->layer);
-    }
     if (t->sample_weight || t->position_weight) {
         scale_dx_by_terms(t, &want);
     }
-    trial_run(t);
-    ref_errors errors = ref_measure(&want, &t->layer, &t->batch, NULL, t->dx);
-    errors.y = error_of_y(t, &want);
-    if (updates) {
+    return want;
+}
+
+static void check_errors(const trial *t, const ref_result *want) {
+    const size_t features = t->layer.num_features;
+    double running_mean = 0, running_var = 0;
+    ref_errors errors = ref_measure(want, &t->layer, &t->batch, NULL, t->dx);
+    errors.y = error_of_y(t, want);
+    if (updates_running(t)) {
         for (size_t d = 0; d < features; d++) {
-            want.mean_scale[d] = ref_mean_scale(want.running_mean[d], want.var[d]);
+            want->mean_scale[d] = ref_mean_scale(want->running_mean[d], want->var[d]);
         }
         running_mean =
-            ref_error_vector(features, t->layer.running_mean, want.running_mean, want.mean_scale);
-        running_var = ref_error_vector(features, t->layer.running_var, want.running_var, NULL);
-    } else if (t->layer.running_mean) {
-        assert_same_bits(t->layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], features);
-        assert_same_bits(t->layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], features);
+            ref_error_vector(features, t->layer.running_mean, want->running_mean, want->mean_scale);
+        running_var = ref_error_vector(features, t->layer.running_var, want->running_var, NULL);
     }
-    assert_int_equal(t->layer.num_batches_tracked, before.layer.num_batches_tracked + updates);
-    ref_free(&want);
-    snapshot_free(&before);
-
     if (!ref_within_limits(&errors) || running_mean > REF_LIMIT || running_var > REF_LIMIT) {
         trial_describe(t);
         print_error(
@@ -375,12 +369,73 @@ void trial_check(trial *t) {
             errors.dbeta, running_mean, running_var);
         fail();
     }
+}
+
+void trial_check_run(trial *t, void (*run)(trial *t, const void *context), const void *context) {
+    const size_t features = t->layer.num_features;
+    const bool updates = updates_running(t);
+    snapshot before = snapshot_take(&t->layer);
+    ref_result want = reference_of(t);
+    if (updates) {
+        ref_running(&want, &t->layer);
+    }
+    run(t, context);
+    if (!updates && t->layer.running_mean) {
+        assert_same_bits(t->layer.running_mean, before.arrays[SNAPSHOT_RUNNING_MEAN], features);
+        assert_same_bits(t->layer.running_var, before.arrays[SNAPSHOT_RUNNING_VAR], features);
+    }
+    assert_int_equal(t->layer.num_batches_tracked, before.layer.num_batches_tracked + updates);
+    check_errors(t, &want);
+    ref_free(&want);
+    snapshot_free(&before);
     check_gaps(t, t->y, t->y_count, y_stride_of(t));
     check_gaps(t, t->dx, t->x_count, x_stride_of(t));
     if (t->dresidual) {
         check_gaps(t, t->dresidual, t->y_count, y_stride_of(t));
     }
 }
+
+static void run_whole(trial *t, const void *context) {
+    (void)context;
+    trial_run(t);
+}
+
+void trial_check(trial *t) {
+    trial_check_run(t, run_whole, NULL);
+}
+
+/* ---- Trials against each other --------------------------------------------------------------- */
+
+static void to_doubles(double *into, const float *from, size_t count) {
+    for (size_t k = 0; from != NULL && k < count; k++) {
+        into[k] = (double)from[k];
+    }
+}
+
+static void to_tensor(const trial *t, double *into, const float *from, size_t stride) {
+    const size_t row = row_of(t);
+    for (size_t i = 0; from != NULL && i < t->batch.n; i++) {
+        to_doubles(into + i * row, from + i * stride, row);
+    }
+}
+
+/* In the reference's place, measured by its scales. */
+void trial_check_near(const trial *got, const trial *want) {
+    const size_t features = want->layer.num_features;
+    ref_result near = reference_of(want);
+    to_tensor(want, near.dx, want->dx, x_stride_of(want));
+    to_tensor(want, near.dresidual, want->dresidual, y_stride_of(want));
+    to_tensor(want, near.y, want->y, y_stride_of(want));
+    to_doubles(near.dgamma, want->layer.dgamma, features);
+    to_doubles(near.dbeta, want->layer.dbeta, features);
+    to_doubles(near.running_mean, want->layer.running_mean, features);
+    to_doubles(near.running_var, want->layer.running_var, features);
+    check_errors(got, &near);
+    ref_free(&near);
+    assert_int_equal(got->layer.num_batches_tracked, want->layer.num_batches_tracked);
+}
+
+/* ---- Inference, and the same bits ------------------------------------------------------------ */
 
 void trial_check_infer(trial *t) {
     bn_layer constant = t->layer; /* inference is the forward of a frozen layer */

@@ -133,6 +133,13 @@ void trial_run(trial *t);
  * values within reference.h's limits, and nothing written between rows. */
 void trial_check(trial *t);
 
+/* The same of another way to run it, which gets the context. */
+void trial_check_run(trial *t, void (*run)(trial *t, const void *context), const void *context);
+
+/* What was run in one way is within reference.h's limits of what was run in another: all that
+ * trial_check looks at. The two have the same shape and strides. */
+void trial_check_near(const trial *got, const trial *want);
+
 /* Inference against the reference, into y; the layer stays bit for bit as it was. */
 void trial_check_infer(trial *t);
 
