@@ -1,57 +1,110 @@
 /*
- * A batch that arrives in pieces, because it does not fit into memory at once: bn_moments gathers
- * the statistics of the whole, and a frozen layer then normalizes each piece by them.
+ * A batch that arrives in pieces, because it does not fit into memory at once, is still one batch: by
+ * four calls, each for all pieces before the next, and a fifth, y, dx, dgamma and dbeta are those of the
+ * whole.
  *
- * This is the whole batch's forward. Backward through a frozen layer takes the statistics as
- * constants, which is not the gradient of the whole batch.
+ * The usual way, to normalize each micro-batch alone and to add up the gradients, is another network:
+ * its batch is that small. (Where that is what one wants, it is page 13.)
  */
 #include "example.h"
 
-enum { PIECES = 4, ROWS = 8, D = 5, N = PIECES * ROWS };
+enum { PIECES = 4, D = 5, N = 32 };
+
+/* Where each piece begins: they need not be of one size. */
+static const size_t first[PIECES + 1] = {0, 4, 16, 29, N};
+
+/* What a training step gives. */
+typedef struct step {
+    float y[N * D], dx[N * D], dgamma[D], dbeta[D];
+} step;
+
+static void keep_gradients(const bn_layer *layer, step *s) {
+    for (size_t d = 0; d < D; d++) {
+        s->dgamma[d] = layer->dgamma[d];
+        s->dbeta[d] = layer->dbeta[d];
+    }
+}
+
+static void whole_batch(bn_layer *layer, const float *x, const float *dy, step *s) {
+    MUST(bn_layer_forward(layer, N, x, s->y));
+    MUST(bn_layer_backward(layer, N, x, dy, s->dx));
+    keep_gradients(layer, s);
+}
+
+static void in_pieces(bn_layer *layer, const float *x, const float *dy, step *s) {
+    bn_batch piece[PIECES];
+    bn_moments moments;
+    bn_gradients gradients;
+    MUST(bn_moments_init(&moments, D));
+    MUST(bn_gradients_init(&gradients, D));
+    for (size_t p = 0; p < PIECES; p++) /* one of them moves the running values */
+        piece[p] = (bn_batch){.n = first[p + 1] - first[p], .skip_running_update = p > 0};
+
+    for (size_t p = 0; p < PIECES; p++)
+        MUST(bn_moments_add(&moments, &piece[p], x + first[p] * D));
+    for (size_t p = 0; p < PIECES; p++)
+        MUST(
+            bn_layer_forward_by(layer, &moments, &piece[p], x + first[p] * D, s->y + first[p] * D));
+    for (size_t p = 0; p < PIECES; p++)
+        MUST(bn_gradients_add(&gradients, layer, &piece[p], x + first[p] * D, dy + first[p] * D));
+    for (size_t p = 0; p < PIECES; p++)
+        MUST(bn_layer_backward_by(layer, &gradients, &piece[p], x + first[p] * D, dy + first[p] * D,
+                                  s->dx + first[p] * D));
+    MUST(bn_layer_set_gradients(layer, &gradients, false));
+
+    CLAIM(moments.count == N && gradients.count == N);
+    keep_gradients(layer, s);
+    bn_moments_free(&moments);
+    bn_gradients_free(&gradients);
+}
+
+static void each_alone(bn_layer *layer, const float *x, const float *dy, step *s) {
+    for (size_t p = 0; p < PIECES; p++) {
+        const size_t at = first[p] * D;
+        const bn_batch piece = {.n = first[p + 1] - first[p], .accumulate_grads = p > 0};
+        MUST(bn_layer_forward_batch(layer, &piece, x + at, s->y + at));
+        MUST(bn_layer_backward_batch(layer, &piece, x + at, dy + at, s->dx + at));
+    }
+    keep_gradients(layer, s);
+}
 
 int main(void) {
-    float x[N * D], y[N * D], whole_y[N * D];
+    static float x[N * D], dy[N * D];
+    static step whole, pieces, alone;
+    bn_layer layer[3];
     uint64_t random = 6;
     random_fill(&random, -1, 3, N * D, x);
+    random_fill(&random, -1, 1, N * D, dy);
+    for (size_t l = 0; l < 3; l++)
+        MUST(bn_layer_init(&layer[l], D, NULL));
+    whole_batch(&layer[0], x, dy, &whole);
+    in_pieces(&layer[1], x, dy, &pieces);
+    each_alone(&layer[2], x, dy, &alone);
 
-    bn_layer whole;
-    MUST(bn_layer_init(&whole, D, NULL));
-    MUST(bn_layer_forward(&whole, N, x, whole_y));
-
-    /* First pass over the pieces: statistics. Pieces of unequal size would do as well. */
-    const bn_batch piece = {.n = ROWS};
-    bn_moments moments;
-    MUST(bn_moments_init(&moments, D));
-    for (size_t p = 0; p < PIECES; p++)
-        MUST(bn_moments_add(&moments, &piece, x + p * ROWS * D));
-
-    /* Training normalizes by the biased variance, so that is what the running values must hold. */
-    bn_options options = bn_options_default();
-    options.biased_running_var = true;
-    bn_layer layer;
-    MUST(bn_layer_init(&layer, D, &options));
-    MUST(bn_layer_set_running(&layer, &moments));
-    layer.frozen = true;
-
-    /* Second pass: normalization. */
-    for (size_t p = 0; p < PIECES; p++)
-        MUST(bn_layer_forward(&layer, ROWS, x + p * ROWS * D, y + p * ROWS * D));
-
-    printf("feature    mean (pieces)   mean (whole)   variance (pieces)\n");
-    for (size_t d = 0; d < D; d++) {
-        printf("%7zu  %15.7f  %13.7f  %18.7f\n", d, moments.mean[d], (double)whole.saved_mean[d],
-               moments.m2[d] / moments.count);
-        /* A float's rounding of a mean of about 1; the moments are double. */
-        CLAIM(fabs(moments.mean[d] - (double)whole.saved_mean[d]) <= (double)FLT_EPSILON);
+    const struct {
+        const char *name;
+        size_t count;
+        const float *whole, *pieces, *alone;
+    } results[] = {
+        {"y", N * D, whole.y, pieces.y, alone.y},
+        {"dx", N * D, whole.dx, pieces.dx, alone.dx},
+        {"dgamma", D, whole.dgamma, pieces.dgamma, alone.dgamma},
+        {"dbeta", D, whole.dbeta, pieces.dbeta, alone.dbeta},
+        {"running_mean", D, layer[0].running_mean, layer[1].running_mean, layer[2].running_mean},
+        {"running_var", D, layer[0].running_var, layer[1].running_var, layer[2].running_var}};
+    printf("largest difference\nfrom the whole batch   in pieces   each alone\n");
+    for (size_t k = 0; k < sizeof results / sizeof *results; k++) {
+        const float by_pieces =
+            largest_difference(results[k].count, results[k].pieces, results[k].whole);
+        const float by_each =
+            largest_difference(results[k].count, results[k].alone, results[k].whole);
+        printf("%-20s   %9.1e   %10.1e\n", results[k].name, (double)by_pieces, (double)by_each);
+        /* A few roundings of numbers below 8; dbeta, a sum of dy, knows no statistics. */
+        CLAIM(by_pieces <= 8 * 4 * FLT_EPSILON);
+        CLAIM(by_each > 0.01f || results[k].whole == whole.dbeta);
     }
-    const float largest = largest_difference(N * D, y, whole_y);
-    printf("y in pieces against y of the whole batch: largest difference %.1e\n", (double)largest);
-    /* The running values are floats: half an ulp of a mean of about 1, half an ulp of the variance,
-     * and those of y itself, which is below 2. */
-    CLAIM(moments.count == N);
-    CLAIM(largest <= 8 * FLT_EPSILON);
-    bn_moments_free(&moments);
-    bn_layer_free(&layer);
-    bn_layer_free(&whole);
+    CLAIM(layer[1].num_batches_tracked == 1 && layer[2].num_batches_tracked == PIECES);
+    for (size_t l = 0; l < 3; l++)
+        bn_layer_free(&layer[l]);
     return EXIT_SUCCESS;
 }
