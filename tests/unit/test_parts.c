@@ -809,27 +809,44 @@ static void another_engine_may_add_up(void **state) {
 
 /* ---- Many threads, one layer ----------------------------------------------------------------- */
 
-enum { THREADS = 4, TIMES = 10 };
+enum { THREADS = 4 };
 
 typedef struct worker {
     const bn_layer *layer;
     piece of;
     bn_gradients own;
     const bn_gradients *whole; /* NULL: own is to be made */
+    int times;
     bn_status status;
+    const bn_gradients *want; /* what own should be, each time; NULL: not known */
+    const float *want_dx;
+    size_t dx_count;
+    bool differs;
 } worker;
+
+static bool own_differs(const worker *w) {
+    const size_t bytes = w->layer->num_features * sizeof(double);
+    return w->want != NULL && (memcmp(w->own.sum_g, w->want->sum_g, bytes) != 0 ||
+                               memcmp(w->own.sum_gx, w->want->sum_gx, bytes) != 0);
+}
+
+static bool dx_differs(const worker *w) {
+    return w->want_dx != NULL && memcmp(w->of.dx, w->want_dx, w->dx_count * sizeof(float)) != 0;
+}
 
 static void *run_worker(void *argument) {
     worker *w = argument;
-    for (int k = 0; k < TIMES && w->status == BN_STATUS_OK; k++) {
+    for (int k = 0; k < w->times && w->status == BN_STATUS_OK; k++) {
         if (w->whole != NULL) {
             w->status =
                 bn_layer_backward_by(w->layer, w->whole, &w->of.batch, w->of.x, w->of.dy, w->of.dx);
+            w->differs = w->differs || dx_differs(w);
         } else {
             bn_gradients_free(&w->own);
             w->status = bn_gradients_init(&w->own, w->layer->num_features);
             if (w->status == BN_STATUS_OK) {
                 w->status = bn_gradients_add(&w->own, w->layer, &w->of.batch, w->of.x, w->of.dy);
+                w->differs = w->differs || own_differs(w);
             }
         }
     }
@@ -844,6 +861,7 @@ static void run_workers(worker *workers, size_t count) {
     for (size_t k = 0; k < count; k++) {
         assert_int_equal(pthread_join(threads[k], NULL), 0);
         assert_ok(workers[k].status);
+        assert_false(workers[k].differs);
     }
 }
 
@@ -857,6 +875,7 @@ static void run_at_once(trial *t, const way *how) {
     assert_in_range(how->cut.count, 1, THREADS);
     for (size_t k = 0; k < how->cut.count; k++) {
         workers[k].layer = &t->layer;
+        workers[k].times = 10;
         workers[k].of = piece_at(&w, k);
     }
     snapshot before = snapshot_take(&t->layer);
@@ -895,6 +914,53 @@ static void parts_may_be_worked_on_at_once(void **state) {
     }
 }
 
+/* They differ in all that depends on a forward, so that nothing of one may be where the other looks. */
+static void two_wholes_may_be_worked_on_at_once(void **state) {
+    (void)state;
+    static const size_t shapes[][3] = {{10, 4030, 1}, {5, 400, 70}};
+    for (size_t k = 0; k < 2 * COUNT_OF(shapes); k++) {
+        const way ways[2] = {{.cut = make_cut(CUT_ONE, shapes[k / 2][0]), .caches = true},
+                             {.cut = make_cut(CUT_ONE, shapes[k / 2][0]), .caches = true}};
+        rig want[2], got[2];
+        bn_gradients gradients[2];
+        worker workers[2] = {{0}};
+        work works[2];
+        for (size_t m = 0; m < 2; m++) {
+            want[m] = rig_new(shapes[k / 2], k % 2 ? WITH_LEAKY : WITH_RELU, 1);
+            got[m] = rig_new(shapes[k / 2], k % 2 ? WITH_LEAKY : WITH_RELU, 1);
+            for (size_t i = 0; m == 1 && i < want[m].t.x_count; i++) {
+                want[m].t.x[i] = got[m].t.x[i] = want[m].t.x[i] * want[m].t.x[i] + 3;
+            }
+            run_in_parts(&want[m].t, &ways[m]);
+            works[m] = begin_work(&got[m].t, &ways[m]);
+            add_moments(&works[m], &got[m].moments);
+            forward_by(&works[m], &got[m].moments);
+            add_gradients(&works[m], &got[m].gradients);
+            workers[m] = (worker){.layer = &got[0].t.layer,
+                                  .of = piece_at(&works[m], 0),
+                                  .times = 300,
+                                  .want = &got[m].gradients,
+                                  .want_dx = want[m].t.dx,
+                                  .dx_count = want[m].t.x_count};
+        }
+        run_workers(workers, 2);
+        for (size_t m = 0; m < 2; m++) {
+            gradients[m] = workers[m].own;
+            workers[m].whole = &gradients[m];
+        }
+        run_workers(workers, 2);
+        for (size_t m = 0; m < 2; m++) {
+            assert_ok(bn_layer_set_gradients(&got[m].t.layer, &gradients[m], false));
+            end_work(&works[m]);
+            got[m].t.layer.internal.forward = want[m].t.layer.internal.forward;
+            trial_check_same(&got[m].t, &want[m].t);
+            bn_gradients_free(&gradients[m]);
+            rig_free(&want[m]);
+            rig_free(&got[m]);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_kinds_in_parts_are_the_whole),
@@ -915,6 +981,7 @@ int main(void) {
         cmocka_unit_test(backward_of_a_batch_wants_its_own_forward),
         cmocka_unit_test(another_engine_may_add_up),
         cmocka_unit_test(parts_may_be_worked_on_at_once),
+        cmocka_unit_test(two_wholes_may_be_worked_on_at_once),
     };
     return cmocka_run_group_tests_name("parts", tests, NULL, NULL);
 }
