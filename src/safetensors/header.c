@@ -96,6 +96,9 @@ static bn_status check_tensor(bni_tensor *tensor) {
 
 /* ---- All of them ----------------------------------------------------------------------------- */
 
+/* A tensor's member is no shorter; one more may be the metadata. */
+enum { SHORTEST = sizeof "\"\":{\"dtype\":\"\",\"shape\":[],\"data_offsets\":[0,0]}" - 1 };
+
 static size_t members_in(bni_text object) {
     size_t count = 0;
     bni_text key, value;
@@ -210,10 +213,15 @@ bn_status bni_header_parse(bni_header *header, size_t length, uint64_t data_byte
     if (!bni_json_scan(text)) {
         return BN_STATUS_BAD_FORMAT;
     }
+    /* What has more members than tensors have room for is refused before there is memory for them. */
+    const size_t members = members_in(text);
+    if (members > length / SHORTEST + 1) {
+        return BN_STATUS_BAD_FORMAT;
+    }
     /* A decoded name with its end is no longer than it was with its quotes; one more for an empty value
      * behind the last. */
     header->names = malloc(length + 1);
-    header->tensors = malloc((members_in(text) + 1) * sizeof *header->tensors);
+    header->tensors = malloc((members + 1) * sizeof *header->tensors);
     if (header->names == NULL || header->tensors == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
