@@ -175,7 +175,8 @@ typedef struct bn_options {
  * gamma, beta, ... until it is freed; which of them a call writes is what it writes anyway. Those that
  * are NULL are the layer's own. One that the options have no use for is BN_STATUS_BAD_OPTION (gamma
  * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as no call on it writes
- * the others, these may be the same array. Else nothing that is given may overlap, as far as it is needed.
+ * the others but bn_layer_load_safetensors (bn_safetensors.h), which refuses those that overlap, these
+ * may be the same array. Else nothing that is given may overlap, as far as it is needed.
  *
  * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward at
  * the same time may share one. A block has room for all the rest. */
