@@ -191,13 +191,13 @@ static bn_status end_forward(bn_layer *layer, const bn_batch *batch, const forwa
 
 bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x, void *y) {
     bni_shape shape;
-    const bool joint = bni_has_workers(layer) && !layer->frozen;
+    const bool shares = bni_has_workers(layer), joint = shares && !layer->frozen;
     bn_status status =
-        check_forward(layer, batch, x, y, joint ? BNI_TRAINING_PART : BNI_TRAINING, &shape);
+        check_forward(layer, batch, x, y, shares ? BNI_TRAINING_PART : BNI_TRAINING, &shape);
     if (status != BN_STATUS_OK && joint) {
         return bni_withdraw(layer, 2, layer->num_features, status);
     }
-    if (status != BN_STATUS_OK || (shape.n == 0 && !joint)) {
+    if (status != BN_STATUS_OK || (shape.n == 0 && !shares)) {
         return status;
     }
     if (!layer->frozen && !joint && !(shape.values > 1.0)) {

@@ -811,7 +811,8 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  * number of workers; a frozen forward, inference, and the calls on parts, moments and gradients not at all.
  *
  * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write but
- * running values, gradients and the cache. Where all have n = 0, nothing happens.
+ * running values, gradients and the cache. Where all have n = 0, nothing happens (but that a frozen
+ * layer, which asks nobody, leaves its cache).
  *
  * A worker whose arguments are at fault takes part all the same and returns its own status; the others
  * return BN_STATUS_COMM_FAILED. Only where layer is NULL or was not initialized the others wait. A NaN or Inf in one
