@@ -52,16 +52,30 @@ void bn_gradients_free(bn_gradients *gradients) {
 
 /* ---- Adding up ------------------------------------------------------------------------------ */
 
+/* Whether the sums are those of nothing: as init leaves them, or as a caller does who begins anew. */
+static bool hold_nothing(const bn_gradients *gradients) {
+    bool nothing = gradients->count == 0.0;
+    for (size_t d = 0; nothing && d < gradients->num_features; d++) {
+        nothing = gradients->sum_g[d] == 0.0 && gradients->sum_gx[d] == 0.0;
+    }
+    return nothing;
+}
+
+/* The kind of the forward that sums are of; none of nothing. */
+static int forward_of(const bn_gradients *gradients) {
+    return hold_nothing(gradients) ? BNI_FORWARD_NONE : gradients->internal.forward;
+}
+
 /* Sums about statistics and about constants are of different batches. Nothing is of any. */
 static bool of_one_batch(int forward, int other) {
     return forward == BNI_FORWARD_NONE || other == BNI_FORWARD_NONE ||
            (forward == BNI_FORWARD_FROZEN) == (other == BNI_FORWARD_FROZEN);
 }
 
-/* Whose invstd it is, if that is not known yet. */
-static void learn_forward(bn_gradients *gradients, const float *invstd, const float *invstd_rest,
-                          int forward) {
-    if (gradients->internal.forward == BNI_FORWARD_NONE && forward != BNI_FORWARD_NONE) {
+/* Whose invstd it is, if sums were of none before. */
+static void learn_forward(bn_gradients *gradients, int before, const float *invstd,
+                          const float *invstd_rest, int forward) {
+    if (before == BNI_FORWARD_NONE && forward != BNI_FORWARD_NONE) {
         const size_t bytes = gradients->num_features * sizeof(float);
         memcpy(gradients->internal.invstd, invstd, bytes);
         memcpy(gradients->internal.invstd_rest, invstd_rest, bytes);
@@ -139,7 +153,8 @@ bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer, const
     if (gradients->num_features != layer->num_features) {
         return BN_STATUS_BAD_SHAPE;
     }
-    if (!of_one_batch(gradients->internal.forward, before.kind)) {
+    const int of_sums = forward_of(gradients);
+    if (!of_one_batch(of_sums, before.kind)) {
         return BN_STATUS_BAD_STATE;
     }
     if (shape.n > 0) {
@@ -152,7 +167,7 @@ bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer, const
         }
     }
     const bni_cache cache = bni_cache_of(layer, batch->cache);
-    learn_forward(gradients, cache.invstd, cache.invstd_rest, before.kind);
+    learn_forward(gradients, of_sums, cache.invstd, cache.invstd_rest, before.kind);
     return BN_STATUS_OK;
 }
 
@@ -166,13 +181,14 @@ bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from) {
     if (into->num_features != from->num_features) {
         return BN_STATUS_BAD_SHAPE;
     }
-    if (!of_one_batch(into->internal.forward, from->internal.forward)) {
+    const int of_sums = forward_of(into);
+    if (!of_one_batch(of_sums, from->internal.forward)) {
         return BN_STATUS_BAD_STATE;
     }
     const bni_part part = {from->count, from->sum_g, from->sum_gx};
     const bn_status status = add_finite(into, &part);
     if (status == BN_STATUS_OK) {
-        learn_forward(into, from->internal.invstd, from->internal.invstd_rest,
+        learn_forward(into, of_sums, from->internal.invstd, from->internal.invstd_rest,
                       from->internal.forward);
     }
     return status;
@@ -200,6 +216,15 @@ static const float *spread(const bni_cut *cut, size_t features, float *values) {
     return bni_expand(cut, features, values, values);
 }
 
+/* dx has them all, learned or not. */
+static bool sums_finite(const double *one, const double *two, size_t features) {
+    bool finite = true;
+    for (size_t d = 0; d < features; d++) {
+        finite = finite && bni_finite_double(one[d]) && bni_finite_double(two[d]);
+    }
+    return finite;
+}
+
 static void make_columns(group_columns *of, dx_work *work, size_t group) {
     const bni_cut *cut = work->of.cut;
     const bn_layer *layer = work->of.layer;
@@ -207,11 +232,14 @@ static void make_columns(group_columns *of, dx_work *work, size_t group) {
     const size_t first = bni_group_first(cut, group), features = bni_group_size(cut, group);
     const bni_cache cache = bni_cache_from(work->of.cache, first);
     float(*const columns)[BNI_PANEL] = of->columns;
-    if (!work->of.constant && !layer->internal.kernels->features.finish_gradients(
-                                  &cache, gradients->sum_g + first, gradients->sum_gx + first, true,
-                                  features, work->share, layer->gamma != NULL, layer->beta != NULL,
-                                  columns[1], columns[2], columns[3], columns[4])) {
-        atomic_store(&work->finite, false);
+    const double *one = gradients->sum_g + first, *two = gradients->sum_gx + first;
+    if (!work->of.constant) {
+        const bool finite = layer->internal.kernels->features.finish_gradients(
+            &cache, one, two, true, features, work->share, layer->gamma != NULL,
+            layer->beta != NULL, columns[1], columns[2], columns[3], columns[4]);
+        if (!finite || !sums_finite(one, two, features)) {
+            atomic_store(&work->finite, false);
+        }
     }
     bni_layer_affine_part(layer, &cache, first, features, columns[1], columns[2]);
     of->coef = (bni_coef){.center = bni_expand(cut, features, cache.mean, columns[0]),
@@ -262,15 +290,16 @@ bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradie
     if (!of_one_batch(gradients->internal.forward, before.kind)) {
         return BN_STATUS_BAD_STATE;
     }
-    if (before.kind != BNI_FORWARD_FROZEN && !(gradients->count > 1.0)) {
+    const bool constant = before.kind == BNI_FORWARD_FROZEN;
+    if (!constant && !(gradients->count > 1.0)) {
         return BN_STATUS_TOO_FEW_VALUES;
     }
     const bni_cut sums = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
     const bni_cut cut = bni_cut_writes(&sums, BNI_PANEL);
     dx_work work = {.of = bni_backward_of(layer, batch, &cut, x, dy, dx, before),
                     .gradients = gradients,
-                    .share = 1.0 / gradients->count,
-                    .finite = true};
+                    .share = constant ? 0.0 : 1.0 / gradients->count,
+                    .finite = constant || bni_finite_double(gradients->count)};
     bni_run(&cut, bni_threads(layer), cut.groups == 1 ? BNI_BY_CHUNK : BNI_BY_GROUP, dx_worker,
             &work);
     return work.finite ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
@@ -290,7 +319,7 @@ bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gradients,
         return BN_STATUS_BAD_SHAPE;
     }
     const bool known = gradients->internal.forward != BNI_FORWARD_NONE;
-    if (!known && gradients->count == 0.0) {
+    if (hold_nothing(gradients)) {
         if (!accumulate) {
             bni_zero_gradients(layer);
         }

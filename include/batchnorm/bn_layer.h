@@ -175,7 +175,8 @@ typedef struct bn_options {
  * gamma, beta, ... until it is freed; which of them a call writes is what it writes anyway. Those that
  * are NULL are the layer's own. One that the options have no use for is BN_STATUS_BAD_OPTION (gamma
  * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as no call on it writes
- * the others, these may be the same array. Else nothing that is given may overlap, as far as it is needed.
+ * the others but bn_layer_load_safetensors (bn_safetensors.h), which refuses those that overlap, these
+ * may be the same array. Else nothing that is given may overlap, as far as it is needed.
  *
  * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward at
  * the same time may share one. A block has room for all the rest. */
@@ -440,7 +441,8 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * BN_STATUS_BAD_SHAPE       n*D floats do not fit into the address space
  * BN_STATUS_OVERLAP         dx overlaps x or dy without being it, or the layer's arrays
  * BN_STATUS_BAD_STATE       the layer was not initialized or is inference_only, there was no
- *                           forward, or its n was another (n = 0 is always allowed)
+ *                           forward, or its n was another (n = 0 is always allowed); or it normalized
+ *                           by the moments of more than this batch (bn_layer_forward_by)
  * BN_STATUS_NOT_FINITE      a gradient that is learned would be NaN or Inf: dx is written, dgamma
  *                           and dbeta are not */
 BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy,
@@ -698,9 +700,10 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
  * Returns what bn_layer_forward_batch returns, but
  * BN_STATUS_NULL_POINTER    moments is NULL, too
  * BN_STATUS_BAD_SHAPE       moments are of another number of features, too
- * BN_STATUS_OVERLAP         moments' arrays overlap y, the cache or the layer's arrays, too
+ * BN_STATUS_OVERLAP         moments' arrays overlap y or the cache, too
  * BN_STATUS_BAD_STATE       moments were not initialized, too
- * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1 and the layer is not frozen
+ * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1 and the layer is not frozen; but where it is 0
+ *                           an empty part is BN_STATUS_OK, as an empty batch
  * BN_STATUS_NOT_FINITE      of moments, where also count is Inf or an m2 below 0 */
 BN_API bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments,
                                      const bn_batch *batch, const void *x, void *y);
@@ -726,7 +729,8 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  *
  * with what the part's forward left in batch->cache, or in the layer. The first part also says by which
  * invstd, and whether that forward was frozen: parts of one batch alone may be added. An empty part
- * says it too, and its batch->cache is read where it is given.
+ * says it too, and its batch->cache is read where it is given. To begin with another batch, set count
+ * and all sums to 0. The forward may also have been bn_layer_forward of a whole batch of the part's shape.
  *
  * batch, x and dy are as in bn_layer_backward_batch, batch->residual and batch->y with them; dresidual
  * and accumulate_grads are not looked at. All work is done by the caller's thread: several parts may be
@@ -749,7 +753,7 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
 BN_API bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer,
                                   const bn_batch *batch, const void *x, const void *dy);
 
-/* Adds the gradients of other parts of the same batch. `from` stays.
+/* Adds the gradients of other parts of the same batch. `from` stays, and may be `into` itself.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  into or from is NULL
@@ -775,7 +779,8 @@ BN_API bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from
  * BN_STATUS_OVERLAP         what bn_layer_backward_batch says, or dx or dresidual and the arrays of
  *                           gradients
  * BN_STATUS_TOO_FEW_VALUES  gradients->count is at most 1 and forward was not frozen
- * BN_STATUS_NOT_FINITE      count or a sum is NaN or Inf; dx and dresidual are written */
+ * BN_STATUS_NOT_FINITE      forward was not frozen, and count or a sum is NaN or Inf, or a gradient that
+ *                           is learned would be; dx and dresidual are written */
 BN_API bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradients,
                                       const bn_batch *batch, const void *x, const void *dy,
                                       void *dx);

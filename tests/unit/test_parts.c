@@ -807,6 +807,53 @@ static void another_engine_may_add_up(void **state) {
     }
 }
 
+/* Constants have no W: sums may be of samples that all weigh nothing, on a machine that added none. */
+static void sums_of_constants_need_no_weight(void **state) {
+    (void)state;
+    rig r = rig_new(small_shapes[0], FROZEN | WITH_WEIGHTS, 1);
+    rig want = rig_new(small_shapes[0], FROZEN | WITH_WEIGHTS, 1);
+    const size_t features = r.t.layer.num_features;
+    bn_layer *layer = &r.t.layer;
+    memset(r.t.sample_weight, 0, r.t.batch.n * sizeof(float));
+    memset(want.t.sample_weight, 0, r.t.batch.n * sizeof(float));
+    trial_run(&want.t);
+    assert_ok(bn_layer_forward_by(layer, &r.moments, &r.t.batch, r.t.x, r.t.y));
+    assert_ok(bn_gradients_add(&r.gradients, layer, &r.t.batch, r.t.x, r.t.dy));
+    assert_true(r.gradients.count == 0);
+    memcpy(r.whole.sum_g, r.gradients.sum_g, features * sizeof(double));
+    memcpy(r.whole.sum_gx, r.gradients.sum_gx, features * sizeof(double));
+    assert_ok(bn_layer_backward_by(layer, &r.whole, &r.t.batch, r.t.x, r.t.dy, r.t.dx));
+    assert_ok(bn_layer_set_gradients(layer, &r.whole, false));
+    trial_check_same(&r.t, &want.t);
+    rig_free(&r);
+    rig_free(&want);
+}
+
+/* The same structs for another batch: with all sums 0, what they were of before does not matter. */
+static void to_begin_anew_takes_zeros(void **state) {
+    (void)state;
+    rig r = rig_new(small_shapes[0], 0, 1), want = rig_new(small_shapes[0], 0, 1);
+    const size_t bytes = r.t.layer.num_features * sizeof(double);
+    bn_layer *layer = &r.t.layer;
+    const bn_batch first = {.n = r.t.batch.n, .skip_running_update = true};
+    r.moments.count = 0;
+    assert_ok(bn_moments_add(&r.moments, &first, r.t.dy));
+    assert_ok(bn_layer_forward_by(layer, &r.moments, &first, r.t.dy, r.t.y));
+    assert_ok(bn_gradients_add(&r.gradients, layer, &first, r.t.dy, r.t.x));
+    r.moments.count = r.gradients.count = 0;
+    memset(r.gradients.sum_g, 0, bytes);
+    memset(r.gradients.sum_gx, 0, bytes);
+    trial_run(&want.t);
+    assert_ok(bn_moments_add(&r.moments, &r.t.batch, r.t.x));
+    assert_ok(bn_layer_forward_by(layer, &r.moments, &r.t.batch, r.t.x, r.t.y));
+    assert_ok(bn_gradients_add(&r.gradients, layer, &r.t.batch, r.t.x, r.t.dy));
+    assert_ok(bn_layer_backward_by(layer, &r.gradients, &r.t.batch, r.t.x, r.t.dy, r.t.dx));
+    assert_ok(bn_layer_set_gradients(layer, &r.gradients, false));
+    trial_check_same(&r.t, &want.t);
+    rig_free(&r);
+    rig_free(&want);
+}
+
 /* ---- Many threads, one layer ----------------------------------------------------------------- */
 
 enum { THREADS = 4 };
@@ -980,6 +1027,8 @@ int main(void) {
         cmocka_unit_test(two_wholes_may_interleave),
         cmocka_unit_test(backward_of_a_batch_wants_its_own_forward),
         cmocka_unit_test(another_engine_may_add_up),
+        cmocka_unit_test(sums_of_constants_need_no_weight),
+        cmocka_unit_test(to_begin_anew_takes_zeros),
         cmocka_unit_test(parts_may_be_worked_on_at_once),
         cmocka_unit_test(two_wholes_may_be_worked_on_at_once),
     };

@@ -838,14 +838,14 @@ static void constants_do_not_mix_with_statistics(void **state) {
     assert_ok(bn_layer_backward_by(layer, &constant, &frozen, x, dy, dx));
     bn_gradients_free(&constant);
 
-    /* What has seen nothing mixes with all; an empty part is something. */
+    /* What has seen nothing, or empty parts alone, mixes with all. */
     assert_ok(bn_gradients_init(&constant, D));
     assert_ok(bn_gradients_merge(&now.gradients, &constant));
     layer->frozen = true;
     assert_ok(bn_layer_forward_by(layer, &now.moments, &empty, NULL, NULL));
     assert_ok(bn_gradients_add(&constant, layer, &empty, NULL, NULL));
     refused(BAD_STATE, bn_gradients_add(&now.gradients, layer, &empty, NULL, NULL));
-    refused(BAD_STATE, bn_gradients_add(&constant, layer, &part, x, dy));
+    assert_ok(bn_gradients_add(&constant, layer, &part, x, dy));
     bn_gradients_free(&constant);
 }
 
@@ -1037,6 +1037,28 @@ static void sums_that_are_not_finite_are_no_gradients(void **state) {
             assert_true(isfinite(dx[i]) != (i % D == spoilt));
         }
         *sum = good;
+    }
+}
+
+static void a_count_that_is_not_finite_is_no_share(void **state) {
+    (void)state;
+    now.gradients.count = INFINITY;
+    assert_status(backward_by((bn_batch){.n = N}), BN_STATUS_NOT_FINITE);
+}
+
+/* They are in dx all the same. */
+static void sums_that_are_not_finite_and_not_learned(void **state) {
+    (void)state;
+    bn_options options = bn_options_default();
+    options.scale = options.shift = false;
+    set_up_again(&options);
+    double *const sums[] = {&now.gradients.sum_g[1], &now.gradients.sum_gx[D - 1]};
+    for (size_t k = 0; k < COUNT_OF(sums); k++) {
+        const double good = *sums[k];
+        *sums[k] = NAN;
+        assert_ok(bn_layer_set_gradients(&now.layer, &now.gradients, false));
+        assert_status(backward_by((bn_batch){.n = N}), BN_STATUS_NOT_FINITE);
+        *sums[k] = good;
     }
 }
 
@@ -1423,6 +1445,8 @@ int main(void) {
         scene_test(what_are_no_moments_is_not_finite),
         scene_test(gradient_sums_stay_finite),
         scene_test(sums_that_are_not_finite_are_no_gradients),
+        scene_test(a_count_that_is_not_finite_is_no_share),
+        scene_test(sums_that_are_not_finite_and_not_learned),
         scene_test(running_values_stay_within_float),
         scene_test(gradients_of_parts_stay_within_float),
         scene_test(y_missing_behind_residual_and_activation_is_refused),
