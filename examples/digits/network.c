@@ -26,10 +26,14 @@ typedef struct dense {
 
 struct network {
     bool batch_norm;
+    worker self;
     dense layers[NUM_LAYERS];
     size_t num_params;
     bn_param params[NUM_LAYERS * 4]; /* all that is learned, the library's and our own alike */
     float velocity[NUM_LAYERS * 4][MAX_WEIGHTS];
+    /* Gradients of this worker's rows alone, which are added up over all. */
+    size_t num_partial;
+    bn_param partial[NUM_LAYERS * 4];
 };
 
 /* ---- Loops ----------------------------------------------------------------------------------- */
@@ -67,6 +71,18 @@ static void relu_backward(size_t count, const float *restrict z, float *restrict
 
 static void add_param(network *net, bn_param param) {
     net->params[net->num_params++] = param;
+    net->partial[net->num_partial++] = param;
+}
+
+/* The gradients of a layer that has workers are of all rows already. */
+static void add_norm(network *net, bn_layer *norm) {
+    bn_param params[2];
+    const size_t count = bn_layer_params(norm, params);
+    if (net->self.synchronized)
+        MUST(bn_layer_set_comm(norm, net->self.comm));
+    for (size_t k = 0; k < count; k++)
+        add_param(net, params[k]);
+    net->num_partial -= net->self.synchronized ? count : 0;
 }
 
 static void layer_init(network *net, dense *layer, size_t fan_in, size_t fan_out, bool batch_norm,
@@ -86,14 +102,15 @@ static void layer_init(network *net, dense *layer, size_t fan_in, size_t fan_out
     options.activation = BN_ACTIVATION_RELU;
     options.num_threads = 1; /* 32 rows are less work than waking a thread */
     MUST(bn_layer_init(&layer->norm, fan_out, &options));
-    net->num_params += bn_layer_params(&layer->norm, net->params + net->num_params);
+    add_norm(net, &layer->norm);
 }
 
-network *network_new(bool batch_norm, uint64_t seed) {
+network *network_new(bool batch_norm, uint64_t seed, const worker *self) {
     network *net = calloc(1, sizeof *net);
     if (net == NULL)
         return NULL;
     net->batch_norm = batch_norm;
+    net->self = *self;
     for (size_t l = 0; l < NUM_LAYERS; l++)
         layer_init(net, &net->layers[l], widths[l], widths[l + 1], batch_norm && l < NUM_HIDDEN,
                    &seed);
@@ -161,9 +178,10 @@ static void backward(network *net, size_t n, const float *x, float *d) {
     }
 }
 
-/* Softmax and cross-entropy. Writes the gradient of the batch's mean loss into d[n][10], which may
- * be NULL. */
-static void measure(size_t n, const float *logits, const int *labels, float *d, score *sum) {
+/* Softmax and cross-entropy. Writes the gradient of the mean loss of a batch of `all`, of which n are
+ * here, into d[n][10], which may be NULL. */
+static void measure(size_t n, size_t all, const float *logits, const int *labels, float *d,
+                    score *sum) {
     for (size_t i = 0; i < n; i++) {
         const float *logit = logits + i * NUM_CLASSES;
         float power[NUM_CLASSES];
@@ -177,7 +195,27 @@ static void measure(size_t n, const float *logits, const int *labels, float *d, 
         sum->correct += best == labels[i];
         for (int c = 0; d != NULL && c < NUM_CLASSES; c++)
             d[i * NUM_CLASSES + (size_t)c] =
-                (power[c] / total - (float)(c == labels[i])) / (float)n;
+                (power[c] / total - (float)(c == labels[i])) / (float)all;
+    }
+}
+
+/* All have the same weights before a step, and so they must have the same gradients. */
+static void add_up(const worker *self, size_t count, double *values) {
+    if (self->count > 1 && self->comm.allreduce_sum(self->comm.context, values, count) != 0) {
+        fprintf(stderr, "digits: the workers cannot add up\n");
+        exit(EXIT_FAILURE);
+    }
+}
+
+static void add_up_gradients(network *net) {
+    double sums[MAX_WEIGHTS];
+    for (size_t k = 0; net->self.count > 1 && k < net->num_partial; k++) {
+        const bn_param *param = &net->partial[k];
+        for (size_t i = 0; i < param->count; i++)
+            sums[i] = (double)param->grad[i];
+        add_up(&net->self, param->count, sums);
+        for (size_t i = 0; i < param->count; i++)
+            param->grad[i] = (float)sums[i];
     }
 }
 
@@ -192,14 +230,21 @@ static void descend(network *net, float learning_rate) {
     }
 }
 
-void network_train(network *net, size_t n, const float *x, const int *labels, float learning_rate,
-                   score *sum) {
+void network_train(network *net, size_t n, size_t all, const float *x, const int *labels,
+                   float learning_rate, score *sum) {
     float d[MAX_BATCH * MAX_WIDTH];
-    measure(n, forward(net, n, x, true), labels, d, sum);
+    score own = {0};
+    measure(n, all, forward(net, n, x, true), labels, d, &own);
     backward(net, n, x, d);
+    add_up_gradients(net);
     descend(net, learning_rate);
+
+    double scores[] = {own.loss, (double)own.correct};
+    add_up(&net->self, 2, scores);
+    sum->loss += scores[0];
+    sum->correct += (size_t)scores[1];
 }
 
 void network_test(network *net, size_t n, const float *x, const int *labels, score *sum) {
-    measure(n, forward(net, n, x, false), labels, NULL, sum);
+    measure(n, n, forward(net, n, x, false), labels, NULL, sum);
 }

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <batchnorm/bn_layer.h>
+
 enum { MAX_BATCH = 32 };
 
 typedef struct network network;
@@ -18,15 +20,22 @@ typedef struct score {
     size_t correct;
 } score;
 
+/* One of several that train the same network together, each on its rows of every batch. */
+typedef struct worker {
+    size_t rank, count;
+    bn_comm comm;      /* of zeros where count is 1 */
+    bool synchronized; /* normalizes by the statistics of all rows; else each worker by its own */
+} worker;
+
 /* Makes a network with random weights; the same seed gives the same weights with and without batch
- * normalization. Returns NULL where memory runs out. */
-network *network_new(bool batch_norm, uint64_t seed);
+ * normalization, and to all workers. Returns NULL where memory runs out. */
+network *network_new(bool batch_norm, uint64_t seed, const worker *self);
 void network_free(network *net);
 
-/* One step of gradient descent with momentum on x[n][64], labels[n], n <= MAX_BATCH. Adds to *score
- * how the network did on the batch before the step. */
-void network_train(network *net, size_t n, const float *x, const int *labels, float learning_rate,
-                   score *sum);
+/* One step of gradient descent with momentum on x[n][64], labels[n], a worker's rows of a batch of
+ * `all` <= MAX_BATCH. Adds to *sum how the network did on the batch before the step. */
+void network_train(network *net, size_t n, size_t all, const float *x, const int *labels,
+                   float learning_rate, score *sum);
 
 /* Adds to *sum how the network does on a batch, normalizing by the running statistics. */
 void network_test(network *net, size_t n, const float *x, const int *labels, score *sum);

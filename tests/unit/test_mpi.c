@@ -128,11 +128,16 @@ static void a_fault_of_one_stops_all(void **state) {
 static void check_fails(MPI_Comm *comm) {
     enum { N = 4, D = 3 };
     trial t = trial_new(D, NULL, (bn_batch){.n = N});
+    trial_run(&t);
     assert_ok(bn_layer_set_comm(&t.layer, bn_mpi_comm(comm)));
+    fill_pattern(t.y, t.y_count * sizeof *t.y);
     snapshot before = snapshot_take(&t.layer);
     assert_status(bn_layer_forward(&t.layer, N, t.x, t.y), BN_STATUS_COMM_FAILED);
+    assert_status(bn_layer_backward(&t.layer, 0, NULL, NULL, NULL), BN_STATUS_COMM_FAILED);
     assert_pattern(t.y, t.y_count * sizeof *t.y);
     snapshot_check(&before, &t.layer);
+    assert_ok(bn_layer_set_comm(&t.layer, (bn_comm){0}));
+    assert_ok(bn_layer_backward(&t.layer, N, t.x, t.dy, t.dx)); /* what was before serves again */
     snapshot_free(&before);
     trial_free(&t);
 }

@@ -1,0 +1,85 @@
+/*
+ * See training.h.
+ */
+#include "training.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../example.h"
+
+static double seconds_now(void) {
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static size_t min_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+/* Goes through the training digits once. The rate falls linearly from start to 0 over all epochs,
+ * so that the last steps settle. */
+static score train_epoch(network *net, const dataset *data, const size_t order[NUM_TRAIN],
+                         int number, float start, const worker *self) {
+    float x[MAX_BATCH * NUM_PIXELS];
+    int labels[MAX_BATCH];
+    score sum = {0};
+    for (size_t i = 0; i < NUM_TRAIN; i += MAX_BATCH) {
+        const size_t all = min_size(MAX_BATCH, NUM_TRAIN - i);
+        const size_t first = all * self->rank / self->count;
+        const size_t n = all * (self->rank + 1) / self->count - first;
+        const float done = ((float)number + (float)i / NUM_TRAIN) / EPOCHS;
+        dataset_batch(data, n, order + i + first, x, labels);
+        network_train(net, n, all, x, labels, start * (1 - done), &sum);
+    }
+    return sum;
+}
+
+static score test(network *net, const dataset *data) {
+    float x[MAX_BATCH * NUM_PIXELS];
+    int labels[MAX_BATCH];
+    score sum = {0};
+    for (size_t i = 0; i < NUM_TEST; i += MAX_BATCH) {
+        const size_t n = min_size(MAX_BATCH, NUM_TEST - i);
+        dataset_batch(data, n, data->test + i, x, labels);
+        network_test(net, n, x, labels, &sum);
+    }
+    return sum;
+}
+
+curve train(dataset *data, bool batch_norm, float learning_rate, uint64_t seed,
+            const worker *worker_or_null, bool print) {
+    static const worker alone = {.count = 1};
+    const worker *self = worker_or_null != NULL ? worker_or_null : &alone;
+    curve result;
+    size_t order[NUM_TRAIN];
+    dataset_split(data, seed);
+    memcpy(order, data->train, sizeof order);
+    network *net = network_new(batch_norm, seed, self);
+    if (net == NULL) {
+        fprintf(stderr, "digits: out of memory\n");
+        exit(EXIT_FAILURE);
+    }
+    if (print)
+        printf("\n%s batch normalization, learning rate %g\n"
+               "epoch    loss  train accuracy  test accuracy  seconds\n",
+               batch_norm ? "With" : "Without", (double)learning_rate);
+    const double start = seconds_now();
+    for (int e = 0; e < EPOCHS; e++) {
+        random_shuffle(&seed, NUM_TRAIN, order);
+        const score trained = train_epoch(net, data, order, e, learning_rate, self);
+        const score tested = test(net, data);
+        result.epochs[e] =
+            (epoch){trained.loss / NUM_TRAIN, 100.0 * (double)trained.correct / NUM_TRAIN,
+                    100.0 * (double)tested.correct / NUM_TEST};
+        if (print)
+            printf("%5d  %6.4f  %12.2f %%  %11.2f %%  %7.2f\n", e + 1, result.epochs[e].loss,
+                   result.epochs[e].train_accuracy, result.epochs[e].test_accuracy,
+                   seconds_now() - start);
+    }
+    network_free(net);
+    return result;
+}
