@@ -1,17 +1,18 @@
-/* What backward of a batch and of its parts have in common: checks, sums, dx, the layer's gradients. */
+/* What backward of a batch and of its parts have in common: checks, sums, dx, the layer's
+ * gradients. */
 #ifndef BNI_DIFFERENTIATE_H
 #define BNI_DIFFERENTIATE_H
 
 #include "layer.h"
 #include "plan.h"
 
-/* What is differentiated: a batch of its own, or a worker's share of one; a part, of which sums are formed,
- * or dx is written. */
+/* What is differentiated: a batch of its own, or a worker's share of one; a part, of which sums
+ * are formed, or dx is written. */
 typedef enum bni_subject { BNI_BATCH, BNI_SHARE, BNI_PART_SUMS, BNI_PART_DX } bni_subject;
 
-/* All that they check, but what depends on the other parts. An empty batch passes whatever the buffers
- * are. Nothing may overlap `apart`, either. Makes shape, and what forward left, where it returns
- * BN_STATUS_OK: of an empty part or share it may be nothing. */
+/* All that they check, but what depends on the other parts. An empty batch passes whatever the
+ * buffers are. Nothing may overlap `apart`, either. Makes shape, and what forward left, where it
+ * returns BN_STATUS_OK: of an empty part or share it may be nothing. */
 bn_status bni_check_backward(const bn_layer *layer, const bn_batch *batch, const void *x,
                              const void *dy, const void *dx, bni_subject subject, bni_span apart,
                              bni_shape *shape, bni_forward *before);
@@ -29,8 +30,8 @@ typedef struct bni_backward {
 bni_backward bni_backward_of(const bn_layer *layer, const bn_batch *batch, const bni_cut *cut,
                              const void *x, const void *dy, void *dx, bni_forward before);
 
-/* The sums over a task of g and of g * (x - center), features from its group's first on. scale and shift
- * are of all features. */
+/* The sums over a task of g and of g * (x - center), features from its group's first on. scale and
+ * shift are of all features. */
 void bni_task_gradients(const bni_backward *of, const float *scale, const float *shift,
                         bni_task task, bni_part *part);
 

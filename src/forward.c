@@ -81,8 +81,8 @@ static void use_running(forward_work *work) {
 
 /* ---- Several workers ------------------------------------------------------------------------- */
 
-/* Whether the old running values would make new ones that are no numbers, at one worker alone: moments
- * are the same for all. */
+/* Whether the old running values would make new ones that are no numbers, at one worker alone:
+ * moments are the same for all. */
 static bool running_spoilt(const forward_work *work) {
     const bn_layer *layer = work->layer;
     bool finite = true;
@@ -93,9 +93,10 @@ static bool running_spoilt(const forward_work *work) {
     return !finite && keep_of(layer) != 0.0;
 }
 
-/* Moments do not add up, as each worker's are about its own mean. So first W and W * mean are added up:
- * that is the common mean, to some units of a double, which has 29 bits more than the data. About it
- * each worker then moves its sum of squares, and these do add up: with its own mean m and sum M2,
+/* Moments do not add up, as each worker's are about its own mean. So first W and W * mean are
+ * added up: that is the common mean, to some units of a double, which has 29 bits more than the
+ * data. About it each worker then moves its sum of squares, and these do add up: with its own mean
+ * m and sum M2,
  *
  *     sum of w * (x - common)^2 = M2 + W * (m - common)^2 */
 static bn_status reduce_moments(void *context, bni_part sums) {

@@ -203,8 +203,8 @@ typedef struct dx_work {
     atomic_bool finite;
 } dx_work;
 
-/* The coefficients of a group, a value a column; no group's as long as `made` is false. The layer is
- * const and any number of threads may be here, so they are on the stack. */
+/* The coefficients of a group, a value a column; no group's as long as `made` is false. The layer
+ * is const and any number of threads may be here, so they are on the stack. */
 typedef struct group_columns {
     bool made;
     size_t group;

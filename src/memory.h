@@ -9,8 +9,8 @@
  * overflowing a size. */
 #define BNI_MOST_FEATURES ((size_t)PTRDIFF_MAX / 1024)
 
-/* Checks the memory that init is given, with good options, and counts the bytes that a layer needs of
- * its own, at a cache line. */
+/* Checks the memory that init is given, with good options, and counts the bytes that a layer needs
+ * of its own, at a cache line. */
 bn_status bni_memory_measure(size_t features, const bn_options *options, const bn_memory *memory,
                              size_t *bytes);
 
@@ -25,13 +25,13 @@ void bni_memory_give(bn_layer *layer, const bn_memory *memory, void *block, size
 /* The first cache line from an address on. */
 void *bni_first_line(void *memory);
 
-/* Where a call works. Nothing in it lives longer than a call, so that layers may share it. Arrays have
- * D elements. */
+/* Where a call works. Nothing in it lives longer than a call, so that layers may share it. Arrays
+ * have D elements. */
 typedef struct bni_scratch {
     bni_space sums;       /* moments (mean, m2) or gradient sums */
     float *scale, *shift; /* bni_coef, a value a feature */
-    /* Results, until it is known that they stand: forward's running values in the places of backward's
-     * gradients and coefficients. */
+    /* Results, until it is known that they stand: forward's running values in the places of
+     * backward's gradients and coefficients. */
     bni_running running;
     float *dgamma, *dbeta, *slope, *offset;
 } bni_scratch;
@@ -57,8 +57,9 @@ void bni_running_at(const bn_layer *layer, size_t d, double *mean, double *var);
 
 /* ---- Caches ---- */
 
-/* Which forward it was that a cache is of: none; by the batch's own statistics; by running values; or
- * by the statistics of a whole that the batch is a part of, as other parts or other workers' shares. */
+/* Which forward it was that a cache is of: none; by the batch's own statistics; by running values;
+ * or by the statistics of a whole that the batch is a part of, as other parts or other workers'
+ * shares. */
 enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN, BNI_FORWARD_PART };
 
 typedef struct bni_forward {

@@ -5,7 +5,8 @@
 #include "layer.h"
 #include "plan.h"
 
-/* What normalizes: training leaves a cache; by the statistics of a whole even where its part is empty. */
+/* What normalizes: training leaves a cache; by the statistics of a whole even where its part is
+ * empty. */
 typedef enum bni_purpose { BNI_INFERENCE, BNI_TRAINING, BNI_TRAINING_PART } bni_purpose;
 
 /* All that they check. An empty batch passes whatever x and y are. */

@@ -45,9 +45,9 @@ typedef struct bni_task {
 /* What is written by the sums. */
 typedef enum bni_output { BNI_Y, BNI_DX } bni_output;
 
-/* How sums are formed. It depends on the shape alone, so that they are the same on every machine and
- * by any number of threads; only whether the output is streamed is a matter of tuning. An empty batch
- * has no tasks, and must not be cut further. */
+/* How sums are formed. It depends on the shape alone, so that they are the same on every machine
+ * and by any number of threads; only whether the output is streamed is a matter of tuning. An
+ * empty batch has no tasks, and must not be cut further. */
 bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_output output);
 
 /* The most chunks that sums of so many features are ever cut into: what scratch must hold. */

@@ -65,8 +65,9 @@ static inline bni_span bni_span_of_bytes(const void *start, size_t bytes) {
     return (bni_span){(uintptr_t)start, start == NULL ? 0 : (uintptr_t)start + bytes};
 }
 
-/* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only pairs
- * that `same` names (bit j of same[i]) may be the same region; or any region and any of some arrays. */
+/* Whether regions[i] and regions[j] share a byte for any i < j < BNI_MOST_REGIONS, where only
+ * pairs that `same` names (bit j of same[i]) may be the same region; or any region and any of some
+ * arrays. */
 #define BNI_MOST_REGIONS ((size_t)12)
 
 typedef struct bni_arrays {

@@ -1,7 +1,7 @@
 /*
- * The one driver of forward and backward: sums are formed of all data, merged and finished, and then
- * a tensor is written by what they gave. Where a group of features is whole, in one chunk, all of it
- * is done while the caches still hold its data.
+ * The one driver of forward and backward: sums are formed of all data, merged and finished, and
+ * then a tensor is written by what they gave. Where a group of features is whole, in one chunk,
+ * all of it is done while the caches still hold its data.
  */
 #ifndef BNI_TWO_PASS_H
 #define BNI_TWO_PASS_H
@@ -25,7 +25,8 @@ typedef struct bni_passes {
     void (*merge)(void *work, bni_part *into,
                   const bni_part *part); /* of all features; into is 0 at
                                                                         first */
-    /* Over all workers, once all is merged; not BN_STATUS_OK: all ends here. NULL: there is one worker. */
+    /* Over all workers, once all is merged; not BN_STATUS_OK: all ends here. NULL: there is one
+     * worker. */
     bn_status (*reduce)(void *work, bni_part sums);
     bool (*finish)(void *work, bni_part sums, size_t first,
                    size_t features); /* from first on; false of NaN and Inf */
@@ -37,8 +38,8 @@ typedef struct bni_space {
     double *one, *two, *chunks;
 } bni_space;
 
-/* Enough for all batches of at most so many features, worked on by at most so many threads (0: as many
- * as there are); and for two values a feature and BNI_MORE others, once chunks are merged. */
+/* Enough for all batches of at most so many features, worked on by at most so many threads (0: as
+ * many as there are); and for two values a feature and BNI_MORE others, once chunks are merged. */
 #define BNI_MORE ((size_t)5)
 size_t bni_two_pass_scratch(size_t most_features, int num_threads);
 

@@ -1,7 +1,7 @@
 /*
- * A batch that several workers share: what they agree on beside their sums. All make the same number of
- * reductions in a call, of the same sizes, whatever happens: so nobody waits for ever, and what one of
- * them is at fault with, all learn before the first of them has changed anything.
+ * A batch that several workers share: what they agree on beside their sums. All make the same
+ * number of reductions in a call, of the same sizes, whatever happens: so nobody waits for ever,
+ * and what one of them is at fault with, all learn before the first of them has changed anything.
  */
 #ifndef BNI_WORKERS_H
 #define BNI_WORKERS_H
@@ -27,8 +27,8 @@ static inline bool bni_has_workers(const bn_layer *layer) {
  * reduction fails, the tally says so. */
 void bni_add_up(const bn_layer *layer, double *values, size_t count, bni_tally *tally);
 
-/* What the tally of all says: BN_STATUS_COMM_FAILED of a fault, BN_STATUS_TOO_FEW_VALUES where all shares
- * are empty, or W is too little for a variance. */
+/* What the tally of all says: BN_STATUS_COMM_FAILED of a fault, BN_STATUS_TOO_FEW_VALUES where all
+ * shares are empty, or W is too little for a variance. */
 bn_status bni_judge(const bni_tally *all, bool needs_variance);
 
 /* Takes part in all reductions of a call, with nothing but the fault; returns its status. */

@@ -9,7 +9,8 @@
  *
  * For feature d, over the values x[i,d] of all samples i (and all positions, where there are any),
  * with weights w[i] that are 1 unless given and W = sum of w (times the positions; where positions
- * have weights too, w is the product of a sample's and a position's, and W the sum of the products):
+ * have weights too, w is the product of a sample's and a position's, and W the sum of the
+ * products):
  *
  *     mean[d]   = sum_i w[i] x[i,d] / W
  *     var[d]    = sum_i w[i] (x[i,d] - mean[d])^2 / W
@@ -130,17 +131,18 @@ typedef enum bn_dtype {
 
 /* How the workers of one batch add up: see bn_layer_set_comm. Zero: there is one worker.
  *
- * allreduce_sum replaces values[0..count) by their sums over all workers, in the place of the values,
- * and returns 0; or it returns anything else, and what values hold then does not matter. Every worker
- * must get the same bits. NaN and Inf come too, and must go through as addition has them. It gets
- * context as its first argument, and is called by the thread that called the library. */
+ * allreduce_sum replaces values[0..count) by their sums over all workers, in the place of the
+ * values, and returns 0; or it returns anything else, and what values hold then does not matter.
+ * Every worker must get the same bits. NaN and Inf come too, and must go through as addition has
+ * them. It gets context as its first argument, and is called by the thread that called the
+ * library. */
 typedef struct bn_comm {
     int (*allreduce_sum)(void *context, double *values, size_t count);
     void *context;
 } bn_comm;
 
-/* How a layer works; bn_options_default() gives the values in brackets. eps, momentum and num_threads
- * may be changed in layer.options between calls, the rest is read at init. */
+/* How a layer works; bn_options_default() gives the values in brackets. eps, momentum and
+ * num_threads may be changed in layer.options between calls, the rest is read at init. */
 typedef struct bn_options {
     float eps;          /* added to the variance under the root; >= 0 and finite. With 0 a variance
                            of 0 is BN_STATUS_NOT_FINITE in training and gives Inf or NaN in
@@ -170,16 +172,17 @@ typedef struct bn_options {
 
 /* Where a layer lives, apart from what it does. Zero: the library allocates all of it.
  *
- * The six arrays are the caller's own, [D] each and of any alignment: a model's tensors serve in place.
- * Their content is taken as it is (no gamma_init, no running_var of 1), and they are the layer's
- * gamma, beta, ... until it is freed; which of them a call writes is what it writes anyway. Those that
- * are NULL are the layer's own. One that the options have no use for is BN_STATUS_BAD_OPTION (gamma
- * without scale); an inference_only layer ignores dgamma, dbeta and scratch, and as no call on it writes
- * the others but bn_layer_load_safetensors (bn_safetensors.h), which refuses those that overlap, these
- * may be the same array. Else nothing that is given may overlap, as far as it is needed.
+ * The six arrays are the caller's own, [D] each and of any alignment: a model's tensors serve in
+ * place. Their content is taken as it is (no gamma_init, no running_var of 1), and they are the
+ * layer's gamma, beta, ... until it is freed; which of them a call writes is what it writes
+ * anyway. Those that are NULL are the layer's own. One that the options have no use for is
+ * BN_STATUS_BAD_OPTION (gamma without scale); an inference_only layer ignores dgamma, dbeta and
+ * scratch, and as no call on it writes the others but bn_layer_load_safetensors
+ * (bn_safetensors.h), which refuses those that overlap, these may be the same array. Else nothing
+ * that is given may overlap, as far as it is needed.
  *
- * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward at
- * the same time may share one. A block has room for all the rest. */
+ * A scratch is where a call works. Nothing stays in it: layers that do not run forward or backward
+ * at the same time may share one. A block has room for all the rest. */
 typedef struct bn_memory {
     float *gamma, *beta;
     float *dgamma, *dbeta;
@@ -190,19 +193,20 @@ typedef struct bn_memory {
     size_t block_bytes;   /* at least bn_layer_bytes(D, options, memory) where block is given */
 } bn_memory;
 
-/* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_with fills
- * it; the arrays live until bn_layer_free. The struct may be moved, as nothing points into it, but not
- * copied: two copies share all arrays, but each has its own count of batches and its own idea of which
- * forward came last, and freeing both frees twice. Everything above the private part may be read at any
- * time, and gamma, beta, dgamma, dbeta, the running values and their count may be written between calls
- * (by an optimizer, by a loader). Pointers, num_features and what is private are the library's to set.
+/* A batch normalization layer. The caller owns the struct, bn_layer_init or bn_layer_init_with
+ * fills it; the arrays live until bn_layer_free. The struct may be moved, as nothing points into
+ * it, but not copied: two copies share all arrays, but each has its own count of batches and its
+ * own idea of which forward came last, and freeing both frees twice. Everything above the private
+ * part may be read at any time, and gamma, beta, dgamma, dbeta, the running values and their count
+ * may be written between calls (by an optimizer, by a loader). Pointers, num_features and what is
+ * private are the library's to set.
  *
  * The running values are floats, but where nobody has written over them the layer knows them to 48
- * bits. It averages by those, and infers by the mean's (of the variance a float's are enough): inference
- * equals training's normalization by the same statistics, however large the mean is, and a long average does not stall. What is written into
- * running_mean[d] or running_var[d] counts from then on, as it is, unless it is the float that was there
- * already. Floats alone are what a copy of the arrays has, saved or sent; and all that an inference_only
- * layer knows. */
+ * bits. It averages by those, and infers by the mean's (of the variance a float's are enough):
+ * inference equals training's normalization by the same statistics, however large the mean is, and
+ * a long average does not stall. What is written into running_mean[d] or running_var[d] counts
+ * from then on, as it is, unless it is the float that was there already. Floats alone are what a
+ * copy of the arrays has, saved or sent; and all that an inference_only layer knows. */
 typedef struct bn_layer {
     size_t num_features; /* D */
     bn_options options;
@@ -285,8 +289,8 @@ typedef struct bn_param {
 
 /* Count, mean and sum of squared deviations of data that does not come in one piece. The caller
  * owns the struct, bn_moments_init fills it. All but the private part may be read between calls:
- * mean[d] is the mean so far, m2[d]/count the biased variance. count and what is in the arrays may be
- * written too, by whoever reduces them over several machines: see bn_moments_merge for how. */
+ * mean[d] is the mean so far, m2[d]/count the biased variance. count and what is in the arrays may
+ * be written too, by whoever reduces them over several machines: see bn_moments_merge for how. */
 typedef struct bn_moments {
     size_t num_features; /* D */
     double count;        /* W so far: the sum of the weights of all positions */
@@ -304,8 +308,9 @@ typedef struct bn_moments {
 } bn_moments;
 
 /* The gradient sums of a batch that does not come in one piece. The caller owns the struct,
- * bn_gradients_init fills it. All but the private part may be read between calls, and count and what
- * is in the arrays may be written, by whoever reduces them over several machines: all of them add up. */
+ * bn_gradients_init fills it. All but the private part may be read between calls, and count and
+ * what is in the arrays may be written, by whoever reduces them over several machines: all of them
+ * add up. */
 typedef struct bn_gradients {
     size_t num_features; /* D */
     double count;        /* W of all that was added: the sum of the weights of all positions */
@@ -343,16 +348,16 @@ BN_API bn_status bn_layer_init(bn_layer *layer, size_t num_features, const bn_op
 
 /* Returns how many bytes a block must have for such a layer, at an address of any alignment, beside
  * what `memory` gives: at least 1. 0 where num_features, an option or memory is bad, as
- * bn_layer_init_with says, which alone looks for overlaps. options and memory may be NULL: the defaults; all of it. memory's block is
- * not looked at.
+ * bn_layer_init_with says, which alone looks for overlaps. options and memory may be NULL: the
+ * defaults; all of it. memory's block is not looked at.
  *
  * Beside parameters, gradients and running values these are at most 48*D + 512 bytes with a shared
  * scratch; 160*D + 1024 with num_threads 1; 640*D + 4096 otherwise. */
 BN_API size_t bn_layer_bytes(size_t num_features, const bn_options *options,
                              const bn_memory *memory);
 
-/* bn_layer_init in the caller's memory, as far as it is given: see bn_memory. memory may be NULL: all
- * of it is allocated. All that is given is in use until bn_layer_free, and must not be moved.
+/* bn_layer_init in the caller's memory, as far as it is given: see bn_memory. memory may be NULL:
+ * all of it is allocated. All that is given is in use until bn_layer_free, and must not be moved.
  *
  * A layer of inference_only on four arrays of the caller's (gamma, beta, running_mean, running_var)
  * allocates nothing and needs no bn_layer_free: on a stack variable init and bn_layer_infer are one
@@ -374,8 +379,8 @@ BN_API size_t bn_scratch_bytes(size_t most_features, int num_threads);
  * large. */
 BN_API size_t bn_cache_bytes(size_t num_features);
 
-/* Gives back what init allocated (nothing of the caller's) and zeroes *layer. layer may be NULL, zeroed, or freed
- * before. */
+/* Gives back what init allocated (nothing of the caller's) and zeroes *layer. layer may be NULL,
+ * zeroed, or freed before. */
 BN_API void bn_layer_free(bn_layer *layer);
 
 /* Writes the learned parameters into params, gamma ("weight") before beta ("bias"), and returns how
@@ -429,9 +434,9 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * takes the place of the first in the layer's own cache, one of another n is BN_STATUS_BAD_STATE
  * here, but one of the same n goes unnoticed and makes the gradients wrong: such forwards want
  * caches of their own (bn_batch.cache). It knows whether that forward was a training or a frozen
- * one; after a frozen one dx = gamma * invstd * g. gamma must be what forward saw; with an activation
- * and no residual beta too, as act' is then rebuilt from x and the parameters. Backward may be called
- * again.
+ * one; after a frozen one dx = gamma * invstd * g. gamma must be what forward saw; with an
+ * activation and no residual beta too, as act' is then rebuilt from x and the parameters. Backward
+ * may be called again.
  *
  * x[n][D] (forward's x) and dy[n][D] are read, dx[n][D] written; dx may be dy or x.
  *
@@ -451,7 +456,8 @@ BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, co
 /* ---- Everything else a batch can be ---------------------------------------------------------- */
 
 /* bn_layer_forward for any bn_batch: positions, strides, weights, a residual, a cache,
- * skip_running_update. The element type is batch->dtype. batch->y, dresidual and accumulate_grads are not looked at.
+ * skip_running_update. The element type is batch->dtype. batch->y, dresidual and accumulate_grads
+ * are not looked at.
  *
  * Returns what bn_layer_forward returns, and
  * BN_STATUS_NULL_POINTER    batch is NULL
@@ -515,8 +521,9 @@ BN_API bn_status bn_layer_affine(const bn_layer *layer, float *scale, float *shi
 
 /* The folds: inference becomes part of the linear layer before or after, so that the layer itself
  * need not run. How the other layer's weights lie in memory decides which call it is and with what
- * sizes; a wrong one goes unnoticed. D is this layer's num_features, `in` and `out` are the channels
- * of the other, kh and kw the sizes of its kernel (with one dimension or three it is the same).
+ * sizes; a wrong one goes unnoticed. D is this layer's num_features, `in` and `out` are the
+ * channels of the other, kh and kw the sizes of its kernel (with one dimension or three it is the
+ * same).
  *
  *     the layer before            its weights               the call: bn_layer_...
  *     dense (PyTorch's Linear)    [D][in]                   fold(in)
@@ -645,8 +652,9 @@ BN_API bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, cons
  * be `into` itself (its data then counts twice).
  *
  * Moments do not add up, as they are about different means. An engine that knows nothing but sums
- * reduces them over workers in two steps: count and count * mean, which give the common count and mean;
- * and then m2 + count * (mean - common mean)^2, with a worker's own count and mean, which is m2 of all.
+ * reduces them over workers in two steps: count and count * mean, which give the common count and
+ * mean; and then m2 + count * (mean - common mean)^2, with a worker's own count and mean, which is
+ * m2 of all.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  into or from is NULL
@@ -671,18 +679,19 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
 
 /* ---- A batch in parts ------------------------------------------------------------------------ */
 
-/* A batch that does not fit into memory, comes as micro-batches or lies on several machines is still
- * one batch: statistics and gradients are those of the whole. For all parts, in any order,
+/* A batch that does not fit into memory, comes as micro-batches or lies on several machines is
+ * still one batch: statistics and gradients are those of the whole. For all parts, in any order,
  *
  *     bn_moments_add(&moments, part, x)                 then what other workers have is merged
  *     bn_layer_forward_by(&layer, &moments, part, x, y)
  *     bn_gradients_add(&gradients, &layer, part, x, dy) then what other workers have is added
  *     bn_layer_backward_by(&layer, &gradients, part, x, dy, dx)
  *
- * each line for all parts before the next, and bn_layer_set_gradients once. Parts may be of any size,
- * empty, masked. One part alone gives the bits of bn_layer_forward and bn_layer_backward, with the
- * exception of features whose squared deviations add up to something, but less than 2^-90. A bn_comm
- * plays no part in these calls: whoever has several workers reduces moments and gradients by himself.
+ * each line for all parts before the next, and bn_layer_set_gradients once. Parts may be of any
+ * size, empty, masked. One part alone gives the bits of bn_layer_forward and bn_layer_backward,
+ * with the exception of features whose squared deviations add up to something, but less than
+ * 2^-90. A bn_comm plays no part in these calls: whoever has several workers reduces moments and
+ * gradients by himself.
  *
  * A part's backward reads what its forward left in batch->cache. The layer's own cache serves all
  * parts of a whole, whatever their shapes, until the forward of another whole takes its place. */
@@ -691,11 +700,13 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
  *
  *     y = act(gamma * (x - mean) / sqrt(m2/count + eps) + beta + residual)
  *
- * The running values and their count change as bn_layer_forward would change them with the whole, by
- * this part alone, even if it is empty: all calls but one must have skip_running_update. An empty part
- * leaves a cache too. A frozen layer normalizes by its running values, and does not look into moments.
+ * The running values and their count change as bn_layer_forward would change them with the whole,
+ * by this part alone, even if it is empty: all calls but one must have skip_running_update. An
+ * empty part leaves a cache too. A frozen layer normalizes by its running values, and does not
+ * look into moments.
  *
- * batch, x and y are as in bn_layer_forward_batch; the weights matter to moments alone, but are checked.
+ * batch, x and y are as in bn_layer_forward_batch; the weights matter to moments alone, but are
+ * checked.
  *
  * Returns what bn_layer_forward_batch returns, but
  * BN_STATUS_NULL_POINTER    moments is NULL, too
@@ -717,8 +728,8 @@ BN_API bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments,
  * BN_STATUS_OUT_OF_MEMORY  malloc failed */
 BN_API bn_status bn_gradients_init(bn_gradients *gradients, size_t num_features);
 
-/* Gives back what bn_gradients_init allocated and zeroes *gradients, which may be NULL, zeroed or freed
- * before. */
+/* Gives back what bn_gradients_init allocated and zeroes *gradients, which may be NULL, zeroed or
+ * freed before. */
 BN_API void bn_gradients_free(bn_gradients *gradients);
 
 /* Adds a part of a batch:
@@ -727,14 +738,15 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  *     sum_gx[d] += sum_i g[i,d] * (x[i,d] - mean[d])
  *     count     += W
  *
- * with what the part's forward left in batch->cache, or in the layer. The first part also says by which
- * invstd, and whether that forward was frozen: parts of one batch alone may be added. An empty part
- * says it too, and its batch->cache is read where it is given. To begin with another batch, set count
- * and all sums to 0. The forward may also have been bn_layer_forward of a whole batch of the part's shape.
+ * with what the part's forward left in batch->cache, or in the layer. The first part also says by
+ * which invstd, and whether that forward was frozen: parts of one batch alone may be added. An
+ * empty part says it too, and its batch->cache is read where it is given. To begin with another
+ * batch, set count and all sums to 0. The forward may also have been bn_layer_forward of a whole
+ * batch of the part's shape.
  *
- * batch, x and dy are as in bn_layer_backward_batch, batch->residual and batch->y with them; dresidual
- * and accumulate_grads are not looked at. All work is done by the caller's thread: several parts may be
- * worked on at once, each into gradients of its own.
+ * batch, x and dy are as in bn_layer_backward_batch, batch->residual and batch->y with them;
+ * dresidual and accumulate_grads are not looked at. All work is done by the caller's thread:
+ * several parts may be worked on at once, each into gradients of its own.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER    gradients, layer, batch, x or dy is NULL; a residual and an activation meet
@@ -768,8 +780,8 @@ BN_API bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from
  *     dx = gamma * invstd * (g - w/count * (sum_g + (x - mean) * invstd^2 * sum_gx))
  *
  * or gamma * invstd * g after a frozen forward; and dresidual = g where the batch asks for it. The
- * layer is not changed: parts may be worked on at once, each by a thread of its own. An empty part is
- * BN_STATUS_OK, and nothing is written.
+ * layer is not changed: parts may be worked on at once, each by a thread of its own. An empty part
+ * is BN_STATUS_OK, and nothing is written.
  *
  * batch, x, dy and dx are as in bn_layer_backward_batch; accumulate_grads is not looked at.
  *
@@ -785,9 +797,9 @@ BN_API bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients 
                                       const bn_batch *batch, const void *x, const void *dy,
                                       void *dx);
 
-/* Makes the gradients of the whole the layer's: dbeta = sum_g and dgamma = sum_gx * invstd, or adds
- * them. Of nothing they are 0. invstd is that of what was added; where nothing was, as sums came from
- * elsewhere alone, that of the layer's last forward.
+/* Makes the gradients of the whole the layer's: dbeta = sum_g and dgamma = sum_gx * invstd, or
+ * adds them. Of nothing they are 0. invstd is that of what was added; where nothing was, as sums
+ * came from elsewhere alone, that of the layer's last forward.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  layer or gradients is NULL
@@ -801,28 +813,31 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
 /* ---- Many workers, one batch ----------------------------------------------------------------- */
 
 /* Makes the layer one of several workers', each with a share of every batch: from then on
- * bn_layer_forward and bn_layer_backward (and _batch) reduce over all of them, and each worker gets what one
- * with all the rows would get: y and dx of its own rows, running values, dgamma and dbeta of the whole.
- * These are sums over all rows, as ever: where every worker's loss is the mean over its own rows, dy is too
- * large by the number of workers, and so are they. A comm of zeros makes the worker alone again.
+ * bn_layer_forward and bn_layer_backward (and _batch) reduce over all of them, and each worker
+ * gets what one with all the rows would get: y and dx of its own rows, running values, dgamma and
+ * dbeta of the whole. These are sums over all rows, as ever: where every worker's loss is the mean
+ * over its own rows, dy is too large by the number of workers, and so are they. A comm of zeros
+ * makes the worker alone again.
  *
- * All workers must make the same calls in the same order, with layers of the same D, options and frozen.
- * Forward calls allreduce_sum twice, with D + 5 values, and backward once, with 2*D + 5, whatever the
- * number of workers; a frozen forward, inference, and the calls on parts, moments and gradients not at all.
+ * All workers must make the same calls in the same order, with layers of the same D, options and
+ * frozen. Forward calls allreduce_sum twice, with D + 5 values, and backward once, with 2*D + 5,
+ * whatever the number of workers; a frozen forward, inference, and the calls on parts, moments and
+ * gradients not at all.
  *
- * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write but
- * running values, gradients and the cache. Where all have n = 0, nothing happens (but that a frozen
- * layer, which asks nobody, leaves its cache).
+ * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write
+ * but running values, gradients and the cache. Where all have n = 0, nothing happens (but that a
+ * frozen layer, which asks nobody, leaves its cache).
  *
- * A worker whose arguments are at fault takes part all the same and returns its own status; the others
- * return BN_STATUS_COMM_FAILED. Only where layer is NULL or was not initialized the others wait. A NaN or Inf in one
- * share is BN_STATUS_NOT_FINITE at all. A reduction that fails is BN_STATUS_COMM_FAILED. In all these cases every worker's layer
- * stays as it was. A worker whose reduction has failed takes part in the others of the same call, so
- * that all learn of it; of the last one of a call, that is not to be had: where it fails on some workers
- * alone, it is these that have not changed.
+ * A worker whose arguments are at fault takes part all the same and returns its own status; the
+ * others return BN_STATUS_COMM_FAILED. Only where layer is NULL or was not initialized the others
+ * wait. A NaN or Inf in one share is BN_STATUS_NOT_FINITE at all. A reduction that fails is
+ * BN_STATUS_COMM_FAILED. In all these cases every worker's layer stays as it was. A worker whose
+ * reduction has failed takes part in the others of the same call, so that all learn of it; of the
+ * last one of a call, that is not to be had: where it fails on some workers alone, it is these
+ * that have not changed.
  *
- * Not while any other call on the layer runs. The scratch must not be in use by another layer while a
- * worker waits for others.
+ * Not while any other call on the layer runs. The scratch must not be in use by another layer
+ * while a worker waits for others.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  layer is NULL; allreduce_sum is NULL and context is not
