@@ -135,28 +135,39 @@ static bni_part sums_of_part(const bn_gradients *gradients, const bni_backward *
     return part;
 }
 
-bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer, const bn_batch *batch,
-                           const void *x, const void *dy) {
-    bni_shape shape;
-    bni_forward before;
+/* What the calls on a part check. dx of nothing needs no sums. */
+static bn_status check_part(const bn_gradients *gradients, const bn_layer *layer,
+                            const bn_batch *batch, const void *x, const void *dy, const void *dx,
+                            bni_subject subject, bni_shape *shape, bni_forward *before) {
     if (gradients == NULL || layer == NULL || batch == NULL) {
         return BN_STATUS_NULL_POINTER;
     }
     if (!gradients_ready(gradients)) {
         return BN_STATUS_BAD_STATE;
     }
-    const bn_status status = bni_check_backward(layer, batch, x, dy, NULL, BNI_PART_SUMS,
-                                                memory_of(gradients), &shape, &before);
+    const bn_status status =
+        bni_check_backward(layer, batch, x, dy, dx, subject, memory_of(gradients), shape, before);
     if (status != BN_STATUS_OK) {
         return status;
     }
     if (gradients->num_features != layer->num_features) {
         return BN_STATUS_BAD_SHAPE;
     }
-    const int of_sums = forward_of(gradients);
-    if (!of_one_batch(of_sums, before.kind)) {
-        return BN_STATUS_BAD_STATE;
+    const bool matters = shape->n > 0 || subject == BNI_PART_SUMS;
+    return matters && !of_one_batch(forward_of(gradients), before->kind) ? BN_STATUS_BAD_STATE
+                                                                         : BN_STATUS_OK;
+}
+
+bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer, const bn_batch *batch,
+                           const void *x, const void *dy) {
+    bni_shape shape;
+    bni_forward before;
+    const bn_status status =
+        check_part(gradients, layer, batch, x, dy, NULL, BNI_PART_SUMS, &shape, &before);
+    if (status != BN_STATUS_OK) {
+        return status;
     }
+    const int of_sums = forward_of(gradients);
     if (shape.n > 0) {
         const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
         const bni_backward of = bni_backward_of(layer, batch, &cut, x, dy, NULL, before);
@@ -270,25 +281,10 @@ bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradie
                                const bn_batch *batch, const void *x, const void *dy, void *dx) {
     bni_shape shape;
     bni_forward before;
-    if (layer == NULL || gradients == NULL || batch == NULL) {
-        return BN_STATUS_NULL_POINTER;
-    }
-    if (!gradients_ready(gradients)) {
-        return BN_STATUS_BAD_STATE;
-    }
-    const bn_status status = bni_check_backward(layer, batch, x, dy, dx, BNI_PART_DX,
-                                                memory_of(gradients), &shape, &before);
-    if (status != BN_STATUS_OK) {
+    const bn_status status =
+        check_part(gradients, layer, batch, x, dy, dx, BNI_PART_DX, &shape, &before);
+    if (status != BN_STATUS_OK || shape.n == 0) {
         return status;
-    }
-    if (gradients->num_features != layer->num_features) {
-        return BN_STATUS_BAD_SHAPE;
-    }
-    if (shape.n == 0) {
-        return BN_STATUS_OK;
-    }
-    if (!of_one_batch(gradients->internal.forward, before.kind)) {
-        return BN_STATUS_BAD_STATE;
     }
     const bool constant = before.kind == BNI_FORWARD_FROZEN;
     if (!constant && !(gradients->count > 1.0)) {
