@@ -149,9 +149,10 @@ bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const 
     }
 
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
-    backward_work work = {.of = bni_backward_of(layer, batch, &cut, x, dy, dx, before),
-                          .scratch = bni_scratch_of(layer),
-                          .values = shape.values};
+    backward_work work;
+    bni_backward_begin(&work.of, layer, batch, &cut, x, dy, dx, before);
+    work.scratch = bni_scratch_of(layer);
+    work.values = shape.values;
     if (shape.n > 0) {
         bni_layer_affine_part(layer, &work.of.cache, 0, layer->num_features, work.scratch.scale,
                               work.scratch.shift);

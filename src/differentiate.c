@@ -81,17 +81,17 @@ bn_status bni_check_backward(const bn_layer *layer, const bn_batch *batch, const
     return own && !(shape->values > 1.0) ? BN_STATUS_TOO_FEW_VALUES : BN_STATUS_OK;
 }
 
-bni_backward bni_backward_of(const bn_layer *layer, const bn_batch *batch, const bni_cut *cut,
-                             const void *x, const void *dy, void *dx, bni_forward before) {
-    bni_backward of = {
-        .layer = layer,
-        .cut = cut,
-        .data = {.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual},
-        .cache = bni_cache_of(layer, batch->cache),
-        .act = bni_layer_activation(layer),
-        .constant = before.kind == BNI_FORWARD_FROZEN};
-    of.act.by_y = needs_y(layer, batch);
-    return of;
+void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch *batch,
+                        const bni_cut *cut, const void *x, const void *dy, void *dx,
+                        bni_forward before) {
+    of->layer = layer;
+    of->cut = cut;
+    of->data =
+        (bni_buffers){.x = x, .y = batch->y, .dy = dy, .dx = dx, .dresidual = batch->dresidual};
+    of->cache = bni_cache_of(layer, batch->cache);
+    of->act = bni_layer_activation(layer);
+    of->act.by_y = needs_y(layer, batch);
+    of->constant = before.kind == BNI_FORWARD_FROZEN;
 }
 
 /* ---- Sums ----------------------------------------------------------------------------------- */

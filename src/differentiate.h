@@ -27,8 +27,11 @@ typedef struct bni_backward {
     bool constant; /* the forward before was frozen: mean and invstd are constants */
 } bni_backward;
 
-bni_backward bni_backward_of(const bn_layer *layer, const bn_batch *batch, const bni_cut *cut,
-                             const void *x, const void *dy, void *dx, bni_forward before);
+/* Fills it field by field: a struct that is returned is copied in larger pieces than it was written
+ * in, which waits for those to reach L1. */
+void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch *batch,
+                        const bni_cut *cut, const void *x, const void *dy, void *dx,
+                        bni_forward before);
 
 /* The sums over a task of g and of g * (x - center), features from its group's first on. scale and
  * shift are of all features. */

@@ -161,15 +161,16 @@ static bn_status check_forward(const bn_layer *layer, const bn_batch *batch, con
                : BN_STATUS_OK;
 }
 
-static forward_work begin_forward(const bn_layer *layer, const bn_batch *batch, const bni_cut *cut,
-                                  const void *x, void *y) {
-    return (forward_work){.layer = layer,
-                          .cut = cut,
-                          .data = {.x = x, .residual = batch->residual, .out = y},
-                          .scratch = bni_scratch_of(layer),
-                          .cache = bni_cache_of(layer, batch->cache),
-                          .update_running = updates_running(layer, batch),
-                          .values = cut->shape->values};
+/* Field by field, as bni_backward_begin (differentiate.h). */
+static void begin_forward(forward_work *work, const bn_layer *layer, const bn_batch *batch,
+                          const bni_cut *cut, const void *x, void *y) {
+    work->layer = layer;
+    work->cut = cut;
+    work->data = (bni_buffers){.x = x, .residual = batch->residual, .out = y};
+    work->scratch = bni_scratch_of(layer);
+    work->cache = bni_cache_of(layer, batch->cache);
+    work->update_running = updates_running(layer, batch);
+    work->values = cut->shape->values;
 }
 
 static bn_status forward_frozen(forward_work *work) {
@@ -206,7 +207,8 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     }
 
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
-    forward_work work = begin_forward(layer, batch, &cut, x, y);
+    forward_work work;
+    begin_forward(&work, layer, batch, &cut, x, y);
     if (layer->frozen) {
         return end_forward(layer, batch, &work, BNI_FORWARD_FROZEN, forward_frozen(&work));
     }
@@ -274,7 +276,8 @@ bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments, const 
         return status;
     }
     const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_Y);
-    forward_work work = begin_forward(layer, batch, &cut, x, y);
+    forward_work work;
+    begin_forward(&work, layer, batch, &cut, x, y);
     return layer->frozen
                ? end_forward(layer, batch, &work, BNI_FORWARD_FROZEN, forward_frozen(&work))
                : end_forward(layer, batch, &work, BNI_FORWARD_PART, forward_by(&work, moments));

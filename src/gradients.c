@@ -170,7 +170,8 @@ bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer, const
     const int of_sums = forward_of(gradients);
     if (shape.n > 0) {
         const bni_cut cut = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
-        const bni_backward of = bni_backward_of(layer, batch, &cut, x, dy, NULL, before);
+        bni_backward of;
+        bni_backward_begin(&of, layer, batch, &cut, x, dy, NULL, before);
         const bni_part part = sums_of_part(gradients, &of);
         const bn_status added = add_finite(gradients, &part);
         if (added != BN_STATUS_OK) {
@@ -292,10 +293,10 @@ bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradie
     }
     const bni_cut sums = bni_cut_sums(&shape, layer->internal.tuning, BNI_DX);
     const bni_cut cut = bni_cut_writes(&sums, BNI_PANEL);
-    dx_work work = {.of = bni_backward_of(layer, batch, &cut, x, dy, dx, before),
-                    .gradients = gradients,
+    dx_work work = {.gradients = gradients,
                     .share = constant ? 0.0 : 1.0 / gradients->count,
                     .finite = constant || bni_finite_double(gradients->count)};
+    bni_backward_begin(&work.of, layer, batch, &cut, x, dy, dx, before);
     bni_run(&cut, bni_threads(layer), cut.groups == 1 ? BNI_BY_CHUNK : BNI_BY_GROUP, dx_worker,
             &work);
     return work.finite ? BN_STATUS_OK : BN_STATUS_NOT_FINITE;
