@@ -324,9 +324,7 @@ static const unsigned kinds[] = {0,
 static void check_kind(const size_t shape[3], unsigned kind, size_t workers, int way, int threads) {
     rig r = rig_new(shape, kind, threads);
     crew c;
-    const bool empty =
-        workers > 1 && (way == ONE_EMPTY || way == LAST_HAS_ALL || shape[0] < workers);
-    crew_share(&c, &r.t, kind & FROZEN && empty ? 1 : workers, way);
+    crew_share(&c, &r.t, workers, way);
     check_crew(&c);
     if (!(kind & ACCUMULATING)) {
         check_crew(&c);
