@@ -825,16 +825,22 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  * gradients not at all.
  *
  * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write
- * but running values, gradients and the cache. Where all have n = 0, nothing happens (but that a
- * frozen layer, which asks nobody, leaves its cache).
+ * but running values, gradients and the cache. Where all have n = 0, calls do what they do of an
+ * empty batch (but a frozen layer's forward, which asks nobody, leaves its cache).
+ *
+ * Forward and backward go together: where the one reduced and the other would not, or the other way
+ * round, backward is BN_STATUS_BAD_STATE.
  *
  * A worker whose arguments are at fault takes part all the same and returns its own status; the
- * others return BN_STATUS_COMM_FAILED. Only where layer is NULL or was not initialized the others
- * wait. A NaN or Inf in one share is BN_STATUS_NOT_FINITE at all. A reduction that fails is
- * BN_STATUS_COMM_FAILED. In all these cases every worker's layer stays as it was. A worker whose
- * reduction has failed takes part in the others of the same call, so that all learn of it; of the
- * last one of a call, that is not to be had: where it fails on some workers alone, it is these
- * that have not changed.
+ * others return BN_STATUS_COMM_FAILED. (An empty share that has no cache of forward's is at fault
+ * only where others are not empty. Where layer is NULL or was not initialized, the others wait.) A
+ * NaN or Inf in one share is BN_STATUS_NOT_FINITE at all. A reduction that fails is
+ * BN_STATUS_COMM_FAILED. In all these cases every worker's layer stays as it was.
+ *
+ * A worker whose reduction has failed takes part in the others of the same call, so that all learn
+ * of it. Of a call's last one nobody can learn: where that fails on some workers alone, it is these
+ * that have not changed. They are then a step behind the others, and must take running values or
+ * gradients from one of them.
  *
  * Not while any other call on the layer runs. The scratch must not be in use by another layer
  * while a worker waits for others.

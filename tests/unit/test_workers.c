@@ -1064,6 +1064,23 @@ static void no_comm_is_alone_again(void **state) {
     trial_free(&want);
 }
 
+/* A forward by the worker's own rows has no gradient of all of them, and the other way round. */
+static void forward_and_backward_go_together(void **state) {
+    (void)state;
+    trial t = small();
+    crew c;
+    assert_ok(bn_layer_forward_batch(&t.layer, &t.batch, t.x, t.y));
+    crew_share(&c, &t, 1, EVENLY);
+    crew_make(&c, backward);
+    check_statuses(&c, BN_STATUS_BAD_STATE);
+    crew_make(&c, forward);
+    check_statuses(&c, BN_STATUS_OK);
+    crew_end(&c);
+    assert_status(bn_layer_backward_batch(&t.layer, &t.batch, t.x, t.dy, t.dx),
+                  BN_STATUS_BAD_STATE);
+    trial_free(&t);
+}
+
 /* A part of a whole is reduced by its caller, and what only infers has no need to be. */
 static void other_calls_do_not_reduce(void **state) {
     (void)state;
@@ -1126,6 +1143,7 @@ int main(void) {
         cmocka_unit_test(a_failure_and_a_fault_stop_all),
         cmocka_unit_test(set_comm_refuses),
         cmocka_unit_test(no_comm_is_alone_again),
+        cmocka_unit_test(forward_and_backward_go_together),
         cmocka_unit_test(other_calls_do_not_reduce),
         cmocka_unit_test(parts_do_not_reduce),
     };
