@@ -154,11 +154,9 @@ void bni_task_gradients(const bni_backward *of, const float *scale, const float 
 }
 
 void bni_merge_gradients(bni_part *into, const bni_part *part, size_t features) {
-    double *restrict one = into->one;
-    double *restrict two = into->two;
     for (size_t d = 0; d < features; d++) {
-        one[d] += part->one[d];
-        two[d] += part->two[d];
+        into->one[d] += part->one[d];
+        into->two[d] += part->two[d];
     }
 }
 

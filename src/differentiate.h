@@ -38,7 +38,7 @@ void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch 
 void bni_task_gradients(const bni_backward *of, const float *scale, const float *shift,
                         bni_task task, bni_part *part);
 
-/* Adds the gradient sums of other data to `into`. */
+/* Adds the gradient sums of other data to `into`, or its own. */
 void bni_merge_gradients(bni_part *into, const bni_part *part, size_t features);
 
 /* Writes dx of one task, by coefficients a column. */

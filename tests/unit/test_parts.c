@@ -829,6 +829,23 @@ static void sums_of_constants_need_no_weight(void **state) {
     rig_free(&want);
 }
 
+static void what_is_merged_into_itself_counts_twice(void **state) {
+    (void)state;
+    rig r = rig_new(large_shapes[0], 0, 1);
+    const size_t features = r.t.layer.num_features;
+    bn_gradients *twice = &r.gradients, *once = &r.whole;
+    trial_run(&r.t);
+    assert_ok(bn_gradients_add(once, &r.t.layer, &r.t.batch, r.t.x, r.t.dy));
+    assert_ok(bn_gradients_merge(twice, once));
+    assert_ok(bn_gradients_merge(twice, twice));
+    assert_true(twice->count == 2 * once->count);
+    for (size_t d = 0; d < features; d++) {
+        assert_true(twice->sum_g[d] == 2 * once->sum_g[d]);
+        assert_true(twice->sum_gx[d] == 2 * once->sum_gx[d]);
+    }
+    rig_free(&r);
+}
+
 /* The same structs for another batch: with all sums 0, what they were of before does not matter. */
 static void to_begin_anew_takes_zeros(void **state) {
     (void)state;
@@ -1028,6 +1045,7 @@ int main(void) {
         cmocka_unit_test(backward_of_a_batch_wants_its_own_forward),
         cmocka_unit_test(another_engine_may_add_up),
         cmocka_unit_test(sums_of_constants_need_no_weight),
+        cmocka_unit_test(what_is_merged_into_itself_counts_twice),
         cmocka_unit_test(to_begin_anew_takes_zeros),
         cmocka_unit_test(parts_may_be_worked_on_at_once),
         cmocka_unit_test(two_wholes_may_be_worked_on_at_once),
