@@ -105,7 +105,7 @@ static bool all_finite(const float *values, size_t count) {
 static bni_tally tally_of(const bn_layer *layer, const bn_batch *batch, const bni_shape *shape,
                           const bni_forward *before) {
     const bool kept =
-        before->kind == BNI_FORWARD_FROZEN || (before->kind == BNI_FORWARD_PART && before->n == 0);
+        before->kind == BNI_FORWARD_FROZEN || (before->kind == BNI_FORWARD_SHARE && before->n == 0);
     const bool spoilt = batch->accumulate_grads && !(all_finite(layer->dgamma, shape->features) &&
                                                      all_finite(layer->dbeta, shape->features));
     return (bni_tally){.unfit = shape->n == 0 && !kept ? 1.0 : 0.0,

@@ -14,13 +14,16 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
  * constants serve all. */
 static bool fits(const bni_forward *before, const bn_batch *batch, bni_subject subject,
                  const bni_shape *shape) {
-    const bool part = subject == BNI_PART_SUMS || subject == BNI_PART_DX;
-    if (part && batch->cache == NULL && before->kind != BNI_FORWARD_TRAINING) {
-        return true;
+    const bool frozen = before->kind == BNI_FORWARD_FROZEN;
+    if (subject == BNI_PART_SUMS || subject == BNI_PART_DX) {
+        if (batch->cache == NULL && (frozen || before->kind == BNI_FORWARD_PART)) {
+            return true;
+        }
+    } else if (!frozen &&
+               before->kind != (subject == BNI_SHARE ? BNI_FORWARD_SHARE : BNI_FORWARD_TRAINING)) {
+        return false;
     }
-    const int other = subject == BNI_SHARE ? BNI_FORWARD_TRAINING : BNI_FORWARD_PART;
-    return before->n == shape->n && before->spatial == shape->spatial &&
-           (part || before->kind != other);
+    return before->n == shape->n && before->spatial == shape->spatial;
 }
 
 static bool buffers_overlap(const bn_layer *layer, const bn_batch *batch, const void *x,

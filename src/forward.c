@@ -98,7 +98,10 @@ static bool running_spoilt(const forward_work *work) {
  * data. About it each worker then moves its sum of squares, and these do add up: with its own mean
  * m and sum M2,
  *
- *     sum of w * (x - common)^2 = M2 + W * (m - common)^2 */
+ *     sum of w * (x - common)^2 = M2 + W * (m - common)^2
+ *
+ * (A quotient, not a product by 1 / W: of a feature that is one number throughout it is that number,
+ * where weights are whole, and nothing is left over.) */
 static bn_status reduce_moments(void *context, bni_part sums) {
     forward_work *work = context;
     const bn_layer *layer = work->layer;
@@ -113,9 +116,9 @@ static bn_status reduce_moments(void *context, bni_part sums) {
     }
     bni_add_up(layer, sent, features, &work->all);
     work->values = work->all.values;
-    const double part = work->values > 0.0 ? 1.0 / work->values : 0.0;
+    const double all = work->values > 0.0 ? work->values : 1.0;
     for (size_t d = 0; d < features; d++) {
-        const double common = sent[d] * part, apart = sums.one[d] - common;
+        const double common = sent[d] / all, apart = sums.one[d] - common;
         sums.one[d] = common;
         sent[d] = sums.two[d] + own * apart * apart;
     }
@@ -224,7 +227,7 @@ bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const v
     if (status != BN_STATUS_OK && status != BN_STATUS_NOT_FINITE) {
         return status;
     }
-    return end_forward(layer, batch, &work, BNI_FORWARD_PART, status);
+    return end_forward(layer, batch, &work, BNI_FORWARD_SHARE, status);
 }
 
 /* The moments' memory is read while the cache and y are written. */

@@ -194,7 +194,7 @@ bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from) {
         return BN_STATUS_BAD_SHAPE;
     }
     const int of_sums = forward_of(into);
-    if (!of_one_batch(of_sums, from->internal.forward)) {
+    if (!of_one_batch(of_sums, forward_of(from))) {
         return BN_STATUS_BAD_STATE;
     }
     const bni_part part = {from->count, from->sum_g, from->sum_gx};
@@ -330,7 +330,7 @@ bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gradients,
         cache.invstd = gradients->internal.invstd;
         cache.invstd_rest = gradients->internal.invstd_rest;
     }
-    cache.mean_rest = cache.invstd_rest; /* any numbers: the sums are about the whole mean */
+    cache.mean_rest = cache.invstd_rest; /* any finite numbers: the sums are about the whole mean */
     const bni_scratch scratch = bni_scratch_of(layer);
     const bool finite = layer->internal.kernels->features.finish_gradients(
         &cache, gradients->sum_g, gradients->sum_gx, true, layer->num_features, 0.0,

@@ -58,9 +58,14 @@ void bni_running_at(const bn_layer *layer, size_t d, double *mean, double *var);
 /* ---- Caches ---- */
 
 /* Which forward it was that a cache is of: none; by the batch's own statistics; by running values;
- * or by the statistics of a whole that the batch is a part of, as other parts or other workers'
- * shares. */
-enum { BNI_FORWARD_NONE, BNI_FORWARD_TRAINING, BNI_FORWARD_FROZEN, BNI_FORWARD_PART };
+ * by the statistics of a whole of which the batch is a part, or one of several workers' shares. */
+enum {
+    BNI_FORWARD_NONE,
+    BNI_FORWARD_TRAINING,
+    BNI_FORWARD_FROZEN,
+    BNI_FORWARD_PART,
+    BNI_FORWARD_SHARE
+};
 
 typedef struct bni_forward {
     size_t n, spatial;

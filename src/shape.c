@@ -111,6 +111,9 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
         !make_stride(y_stride, row, shape->n, &shape->y_stride)) {
         return BN_STATUS_BAD_SHAPE;
     }
+    if (strides == BNI_STRIDES_X && from->y_stride != 0) {
+        shape->y_stride = from->y_stride; /* so that sums are cut as forward's */
+    }
     if (shape->n == 0) {
         return BN_STATUS_OK;
     }

@@ -34,7 +34,7 @@ typedef struct bni_shape {
     double values;   /* W: the sum of the weights of all positions */
 } bni_shape;
 
-/* Whether a shape is looked at with both strides, or x alone (bn_moments_add). */
+/* Whether both strides must be good, or x's alone (bn_moments_add). */
 typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 
 /* Returns BN_STATUS_OK, BN_STATUS_BAD_OPTION, BN_STATUS_UNSUPPORTED or BN_STATUS_BAD_SHAPE as

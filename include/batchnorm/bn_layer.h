@@ -634,7 +634,8 @@ BN_API void bn_moments_free(bn_moments *moments);
  * the pairwise formula of T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the
  * Sample Variance", The American Statistician 37 (1983).
  *
- * Of batch, n, spatial, x_stride, dtype and both weights are looked at. x is only read. A batch of
+ * Of batch, n, spatial, x_stride, dtype and both weights are looked at (and whether y_stride is x's,
+ * for the order of sums alone). x is only read. A batch of
  * one value, or of no weight, may be added. All work is done by the caller's thread.
  *
  * Returns BN_STATUS_OK, or
@@ -702,8 +703,8 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
  *
  * The running values and their count change as bn_layer_forward would change them with the whole,
  * by this part alone, even if it is empty: all calls but one must have skip_running_update. An
- * empty part leaves a cache too. A frozen layer normalizes by its running values, and does not
- * look into moments.
+ * empty part leaves a cache too. A frozen layer normalizes by its running values, whatever
+ * the moments are.
  *
  * batch, x and y are as in bn_layer_forward_batch; the weights matter to moments alone, but are
  * checked.
@@ -713,8 +714,8 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
  * BN_STATUS_BAD_SHAPE       moments are of another number of features, too
  * BN_STATUS_OVERLAP         moments' arrays overlap y or the cache, too
  * BN_STATUS_BAD_STATE       moments were not initialized, too
- * BN_STATUS_TOO_FEW_VALUES  moments->count is at most 1 and the layer is not frozen; but where it is 0
- *                           an empty part is BN_STATUS_OK, as an empty batch
+ * BN_STATUS_TOO_FEW_VALUES  moments->count is not above 1 and the layer is not frozen; but where it
+ *                           is 0 an empty part is BN_STATUS_OK, as an empty batch
  * BN_STATUS_NOT_FINITE      of moments, where also count is Inf or an m2 below 0 */
 BN_API bn_status bn_layer_forward_by(bn_layer *layer, const bn_moments *moments,
                                      const bn_batch *batch, const void *x, void *y);
@@ -741,7 +742,8 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  * with what the part's forward left in batch->cache, or in the layer. The first part also says by
  * which invstd, and whether that forward was frozen: parts of one batch alone may be added. An
  * empty part says it too, and its batch->cache is read where it is given. To begin with another
- * batch, set count and all sums to 0. The forward may also have been bn_layer_forward of a whole
+ * batch, set count and all sums to 0, and add a part, if only an empty one, before sums from
+ * elsewhere are written there. The forward may also have been bn_layer_forward of a whole
  * batch of the part's shape.
  *
  * batch, x and dy are as in bn_layer_backward_batch, batch->residual and batch->y with them;
@@ -790,16 +792,17 @@ BN_API bn_status bn_gradients_merge(bn_gradients *into, const bn_gradients *from
  * BN_STATUS_BAD_OPTION      dresidual is given without a residual, too
  * BN_STATUS_OVERLAP         what bn_layer_backward_batch says, or dx or dresidual and the arrays of
  *                           gradients
- * BN_STATUS_TOO_FEW_VALUES  gradients->count is at most 1 and forward was not frozen
- * BN_STATUS_NOT_FINITE      forward was not frozen, and count or a sum is NaN or Inf, or a gradient that
+ * BN_STATUS_TOO_FEW_VALUES  gradients->count is not above 1 and forward was not frozen
+ * BN_STATUS_NOT_FINITE      forward was not frozen, and count is Inf, a sum NaN or Inf, or a gradient that
  *                           is learned would be; dx and dresidual are written */
 BN_API bn_status bn_layer_backward_by(const bn_layer *layer, const bn_gradients *gradients,
                                       const bn_batch *batch, const void *x, const void *dy,
                                       void *dx);
 
 /* Makes the gradients of the whole the layer's: dbeta = sum_g and dgamma = sum_gx * invstd, or
- * adds them. Of nothing they are 0. invstd is that of what was added; where nothing was, as sums
- * came from elsewhere alone, that of the layer's last forward.
+ * adds them. Of nothing they are 0. invstd is that of what was added last into sums of nothing, if only
+ * an empty part; where nothing ever was, as sums came from elsewhere alone, that of the layer's last
+ * forward.
  *
  * Returns BN_STATUS_OK, or
  * BN_STATUS_NULL_POINTER  layer or gradients is NULL
@@ -819,10 +822,10 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  * over its own rows, dy is too large by the number of workers, and so are they. A comm of zeros
  * makes the worker alone again.
  *
- * All workers must make the same calls in the same order, with layers of the same D, options and
- * frozen. Forward calls allreduce_sum twice, with D + 5 values, and backward once, with 2*D + 5,
- * whatever the number of workers; a frozen forward, inference, and the calls on parts, moments and
- * gradients not at all.
+ * All workers must make the same calls in the same order, with layers of the same D, options,
+ * frozen, running values and, where gradients are added to, gradients. Forward calls allreduce_sum
+ * twice, with D + 5 values, and backward once, with 2*D + 5, whatever the number of workers; a
+ * frozen forward, inference, and the calls on parts, moments and gradients not at all.
  *
  * Shares may be of any size. A worker with n = 0 takes part: it has nothing to read and to write
  * but running values, gradients and the cache. Where all have n = 0, calls do what they do of an
@@ -833,9 +836,10 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  *
  * A worker whose arguments are at fault takes part all the same and returns its own status; the
  * others return BN_STATUS_COMM_FAILED. (An empty share that has no cache of forward's is at fault
- * only where others are not empty. Where layer is NULL or was not initialized, the others wait.) A
- * NaN or Inf in one share is BN_STATUS_NOT_FINITE at all. A reduction that fails is
- * BN_STATUS_COMM_FAILED. In all these cases every worker's layer stays as it was.
+ * only where others are not empty. Where layer is NULL or was not initialized, the others wait.) What
+ * a NaN or Inf in one share makes BN_STATUS_NOT_FINITE is that at all. A reduction that fails is
+ * BN_STATUS_COMM_FAILED. In all these cases running values, their count, dgamma and dbeta stay as
+ * they were at every worker.
  *
  * A worker whose reduction has failed takes part in the others of the same call, so that all learn
  * of it. Of a call's last one nobody can learn: where that fails on some workers alone, it is these

@@ -1025,6 +1025,20 @@ static void two_wholes_may_be_worked_on_at_once(void **state) {
     }
 }
 
+/* Sums are cut by strides: those of moments as those of forward, which writes y. */
+static void strides_of_y_do_not_change_bits(void **state) {
+    (void)state;
+    enum { ROWS = 200, COLUMNS = 2 };
+    const bn_batch batch = {.n = ROWS, .y_stride = COLUMNS + 1};
+    const way w = {.cut = make_cut(CUT_ONE, ROWS)};
+    trial got = trial_new(COLUMNS, NULL, batch), want = trial_new(COLUMNS, NULL, batch);
+    run_in_parts(&got, &w);
+    trial_run(&want);
+    trial_check_same(&got, &want);
+    trial_free(&got);
+    trial_free(&want);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_kinds_in_parts_are_the_whole),
@@ -1034,6 +1048,7 @@ int main(void) {
         cmocka_unit_test(a_masked_part_is_a_part),
         cmocka_unit_test(large_offsets_cost_no_digits),
         cmocka_unit_test(one_part_has_the_bits_of_the_whole),
+        cmocka_unit_test(strides_of_y_do_not_change_bits),
         cmocka_unit_test(constant_features_have_the_bits_of_the_whole),
         cmocka_unit_test(the_weight_of_one_part_is_that_of_the_whole),
         cmocka_unit_test(the_number_of_threads_does_not_matter),

@@ -1081,6 +1081,42 @@ static void forward_and_backward_go_together(void **state) {
     trial_free(&t);
 }
 
+/* Nor has a part of a whole on this machine. */
+static void a_part_is_no_share(void **state) {
+    (void)state;
+    trial t = small();
+    bn_moments moments;
+    crew c;
+    assert_ok(bn_moments_init(&moments, D));
+    assert_ok(bn_moments_add(&moments, &t.batch, t.x));
+    assert_ok(bn_layer_forward_by(&t.layer, &moments, &t.batch, t.x, t.y));
+    crew_share(&c, &t, 1, EVENLY);
+    crew_make(&c, backward);
+    check_statuses(&c, BN_STATUS_BAD_STATE);
+    crew_end(&c);
+    bn_moments_free(&moments);
+    trial_free(&t);
+}
+
+/* One number throughout has no deviation from the common mean: without eps that is seen. */
+static void constants_stay_constant(void **state) {
+    (void)state;
+    bn_options options = alone_in_its_thread();
+    options.eps = 0;
+    for (size_t n = 4; n < 100; n++) {
+        trial t = trial_new(1, &options, (bn_batch){.n = n});
+        crew c;
+        for (size_t i = 0; i < n; i++) {
+            t.x[i] = 0.1f;
+        }
+        crew_share(&c, &t, 2, EVENLY);
+        crew_make(&c, forward);
+        check_statuses(&c, BN_STATUS_NOT_FINITE);
+        crew_end(&c);
+        trial_free(&t);
+    }
+}
+
 /* A part of a whole is reduced by its caller, and what only infers has no need to be. */
 static void other_calls_do_not_reduce(void **state) {
     (void)state;
@@ -1144,6 +1180,8 @@ int main(void) {
         cmocka_unit_test(set_comm_refuses),
         cmocka_unit_test(no_comm_is_alone_again),
         cmocka_unit_test(forward_and_backward_go_together),
+        cmocka_unit_test(a_part_is_no_share),
+        cmocka_unit_test(constants_stay_constant),
         cmocka_unit_test(other_calls_do_not_reduce),
         cmocka_unit_test(parts_do_not_reduce),
     };
