@@ -93,21 +93,14 @@ static const bni_passes passes_of_all_workers = {.sum = sum_gradients,
                                                  .finish = finish_gradients,
                                                  .write = write_dx};
 
-static bool all_finite(const float *values, size_t count) {
-    bool finite = true;
-    for (size_t d = 0; values != NULL && d < count; d++) {
-        finite = finite && bni_finite(bni_load_float(values + d));
-    }
-    return finite;
-}
-
 /* An empty share needs forward's invstd too, if any other is not empty. */
 static bni_tally tally_of(const bn_layer *layer, const bn_batch *batch, const bni_shape *shape,
                           const bni_forward *before) {
     const bool kept =
         before->kind == BNI_FORWARD_FROZEN || (before->kind == BNI_FORWARD_SHARE && before->n == 0);
-    const bool spoilt = batch->accumulate_grads && !(all_finite(layer->dgamma, shape->features) &&
-                                                     all_finite(layer->dbeta, shape->features));
+    const bool spoilt =
+        batch->accumulate_grads && !(bni_all_finite(layer->dgamma, shape->features) &&
+                                     bni_all_finite(layer->dbeta, shape->features));
     return (bni_tally){.unfit = shape->n == 0 && !kept ? 1.0 : 0.0,
                        .spoilt = spoilt ? 1.0 : 0.0,
                        .occupied = shape->n > 0 ? 1.0 : 0.0,

@@ -85,12 +85,9 @@ static void use_running(forward_work *work) {
  * moments are the same for all. */
 static bool running_spoilt(const forward_work *work) {
     const bn_layer *layer = work->layer;
-    bool finite = true;
-    for (size_t d = 0; work->update_running && d < layer->num_features; d++) {
-        finite = finite && bni_finite(bni_load_float(layer->running_mean + d)) &&
-                 bni_finite(bni_load_float(layer->running_var + d));
-    }
-    return !finite && keep_of(layer) != 0.0;
+    return work->update_running && keep_of(layer) != 0.0 &&
+           !(bni_all_finite(layer->running_mean, layer->num_features) &&
+             bni_all_finite(layer->running_var, layer->num_features));
 }
 
 /* Moments do not add up, as each worker's are about its own mean. So first W and W * mean are

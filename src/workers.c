@@ -5,6 +5,14 @@
 
 _Static_assert(BNI_TALLY == BNI_MORE, "there is room behind the sums");
 
+bool bni_all_finite(const float *values, size_t count) {
+    bool finite = true;
+    for (size_t d = 0; values != NULL && d < count; d++) {
+        finite = finite && bni_finite(bni_load_float(values + d));
+    }
+    return finite;
+}
+
 void bni_add_up(const bn_layer *layer, double *values, size_t count, bni_tally *tally) {
     const bn_comm comm = layer->internal.comm;
     memcpy(values + count, tally, sizeof *tally);

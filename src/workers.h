@@ -23,6 +23,9 @@ static inline bool bni_has_workers(const bn_layer *layer) {
     return layer != NULL && layer->internal.comm.allreduce_sum != NULL;
 }
 
+/* Of an array that is not there too. */
+bool bni_all_finite(const float *values, size_t count);
+
 /* Adds up so many values, behind which there is room for BNI_TALLY more, and the tally. Where the
  * reduction fails, the tally says so. */
 void bni_add_up(const bn_layer *layer, double *values, size_t count, bni_tally *tally);
