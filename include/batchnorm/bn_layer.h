@@ -118,11 +118,21 @@ typedef enum bn_activation {
                                  0. max is activation_max; ReLU6's is 6 */
 } bn_activation;
 
-/* The element type of x, y, dy, dx, residual and dresidual. */
+/* The element type of x, y, dy, dx, residual and dresidual. Parameters, weights, statistics and the
+ * gradients of parameters are float beside all of them.
+ *
+ * A half type's elements are its bits, uint16_t in memory, at any address (an odd one too). They
+ * are computed with as the floats that they are: mean, invstd, running values, dgamma and dbeta
+ * have the bits that a batch of these floats gives, and y, dx and dresidual are the floats that it
+ * gives, rounded once more, to nearest even: what is beyond the largest becomes Inf, subnormals are
+ * kept, and a NaN stays a NaN (quiet, with its sign).
+ *
+ * Where a residual and an activation meet, backward sees z only as y was rounded: what became 0 or
+ * max counts as such. */
 typedef enum bn_dtype {
     BN_DTYPE_F32 = 0, /* float */
-    BN_DTYPE_BF16,    /* the upper half of a float; not in this version: BN_STATUS_UNSUPPORTED */
-    BN_DTYPE_F16      /* IEEE 754 binary16; not in this version: BN_STATUS_UNSUPPORTED */
+    BN_DTYPE_BF16,    /* bfloat16: the upper half of a float's bits */
+    BN_DTYPE_F16      /* IEEE 754 binary16: 5 bits of exponent, largest 65504, least 2^-24 */
 } bn_dtype;
 
 /* As momentum: the plain average over all batches seen. Batch k (from 0) takes part with weight
@@ -466,8 +476,7 @@ BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, co
  * BN_STATUS_BAD_SHAPE       a stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP         y overlaps the residual or the weights, the cache anything, or inputs
  *                           overlap in part
- * BN_STATUS_TOO_FEW_VALUES  W <= 1 and the layer is not frozen
- * BN_STATUS_UNSUPPORTED     dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+ * BN_STATUS_TOO_FEW_VALUES  W <= 1 and the layer is not frozen */
 BN_API bn_status bn_layer_forward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
                                         void *y);
 
@@ -493,7 +502,6 @@ BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *bat
  * BN_STATUS_TOO_FEW_VALUES  W <= 1 and forward was not frozen
  * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before; batch->cache is no cache
  *                         of a layer of this size
- * BN_STATUS_UNSUPPORTED   dtype is BN_DTYPE_BF16 or BN_DTYPE_F16
  * BN_STATUS_NOT_FINITE    with accumulate_grads also where a sum would leave float; dx and
  *                         dresidual are written */
 BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
@@ -645,8 +653,7 @@ BN_API void bn_moments_free(bn_moments *moments);
  * BN_STATUS_BAD_SHAPE      x_stride is shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP        x or the weights overlap the moments' arrays
  * BN_STATUS_BAD_STATE      the moments were not initialized
- * BN_STATUS_NOT_FINITE     a mean or a sum of squares is NaN or Inf: the moments stay as they were
- * BN_STATUS_UNSUPPORTED    dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+ * BN_STATUS_NOT_FINITE     a mean or a sum of squares is NaN or Inf: the moments stay as they were */
 BN_API bn_status bn_moments_add(bn_moments *moments, const bn_batch *batch, const void *x);
 
 /* Merges the moments of other data into these, as if it had been added here. `from` stays, and may
@@ -762,8 +769,7 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  * BN_STATUS_BAD_STATE       gradients or layer were not initialized, the layer is inference_only, there
  *                           was no forward, or batch->cache is of another n or spatial; what was added
  *                           before was of a frozen forward and this is not, or the other way round
- * BN_STATUS_NOT_FINITE      a sum is NaN or Inf: gradients stay as they were
- * BN_STATUS_UNSUPPORTED     dtype is BN_DTYPE_BF16 or BN_DTYPE_F16 */
+ * BN_STATUS_NOT_FINITE      a sum is NaN or Inf: gradients stay as they were */
 BN_API bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer,
                                   const bn_batch *batch, const void *x, const void *dy);
 
@@ -853,6 +859,23 @@ BN_API bn_status bn_layer_set_gradients(bn_layer *layer, const bn_gradients *gra
  * BN_STATUS_NULL_POINTER  layer is NULL; allreduce_sum is NULL and context is not
  * BN_STATUS_BAD_STATE     the layer was not initialized or is inference_only */
 BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);
+
+/* ---- Half types ------------------------------------------------------------------------------ */
+
+/* Converts n values to or from a half type, for programs that have no converter of their own:
+ * bfloat16, the upper half of a float's bits, and IEEE 754's binary16. A half is its bits.
+ *
+ * To a half type they round to nearest, ties to even, whatever the rounding mode: what is beyond
+ * the largest becomes Inf, subnormals are kept, a NaN stays a NaN (quiet, with its sign and the
+ * upper bits of its payload). From a half type they are exact, and make a NaN quiet.
+ *
+ * from[n] is read, to[n] written; both have any alignment. They must not overlap: where they do, or
+ * one is NULL, or n elements do not fit into the address space, nothing is written. Any number of
+ * threads may call these at once. */
+BN_API void bn_bf16_from_float(size_t n, const float *from, uint16_t *to);
+BN_API void bn_bf16_to_float(size_t n, const uint16_t *from, float *to);
+BN_API void bn_f16_from_float(size_t n, const float *from, uint16_t *to);
+BN_API void bn_f16_to_float(size_t n, const uint16_t *from, float *to);
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
