@@ -84,6 +84,13 @@ bn_status bni_check_backward(const bn_layer *layer, const bn_batch *batch, const
     return own && !(shape->values > 1.0) ? BN_STATUS_TOO_FEW_VALUES : BN_STATUS_OK;
 }
 
+/* What forward's y became where it was clipped: max in the type of y. One that is then 0 may stay as it
+ * is, below all that is above 0. */
+static float rounded_max(float max, bni_type type) {
+    const float rounded = bni_nearest_element(max, type);
+    return rounded > 0.0f ? rounded : max;
+}
+
 void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch *batch,
                         const bni_cut *cut, const void *x, const void *dy, void *dx,
                         bni_forward before) {
@@ -94,6 +101,9 @@ void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch 
     of->cache = bni_cache_of(layer, batch->cache);
     of->act = bni_layer_activation(layer);
     of->act.by_y = needs_y(layer, batch);
+    if (of->act.by_y) {
+        of->act.max = rounded_max(of->act.max, cut->shape->type);
+    }
     of->constant = before.kind == BNI_FORWARD_FROZEN;
 }
 
@@ -111,7 +121,7 @@ static void sum_sheets(const bni_backward *of, bni_task task, const bni_coef *co
     memset(s1, 0, width * sizeof *s1);
     memset(s2, 0, width * sizeof *s2);
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_sums(&sheet, coef, of->act, s1, s2);
+        kernels->data[cut->shape->type].grad_sums(&sheet, coef, of->act, s1, s2);
     }
     kernels->features.fold(s1, cut->outer, features, cut->inner);
     kernels->features.fold(s2, cut->outer, features, cut->inner);
@@ -171,7 +181,7 @@ void bni_dx_task(const bni_backward *of, const bni_cut *cut, bni_pass pass, bni_
     bni_walk walk = bni_walk_begin(cut, &of->data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.grad_input(&sheet, coef, of->act);
+        kernels->data[cut->shape->type].grad_input(&sheet, coef, of->act);
     }
 }
 

@@ -8,13 +8,10 @@ typedef struct element {
     const bni_sheet *sheet;
     size_t x, y;
     double weight;
+    bni_type type;
 } element;
 
 typedef void (*visit)(void *sums, element of);
-
-static float value_of(const void *start, size_t at) {
-    return bni_load_float((const float *)start + at);
-}
 
 /* A run of a row's columns; of a plane all of them. */
 static void visit_columns(element first, size_t columns, visit add, void *sums) {
@@ -22,15 +19,16 @@ static void visit_columns(element first, size_t columns, visit add, void *sums) 
     for (size_t c = 0; c < columns; c++) {
         const element each = {first.sheet, first.x + c, first.y + c,
                               bni_weighs_columns(form) ? (double)bni_column_weight(form, c)
-                                                       : first.weight};
+                                                       : first.weight,
+                              first.type};
         add(sums, each);
     }
 }
 
-static element first_of_row(const bni_sheet *sheet, size_t row, size_t at) {
+static element first_of_row(const bni_sheet *sheet, size_t row, size_t at, bni_type type) {
     const bni_form *form = &sheet->form;
     return (element){sheet, at + row * form->x_stride, at + row * form->y_stride,
-                     form->weight == NULL ? 1.0 : (double)bni_weight(form, row)};
+                     form->weight == NULL ? 1.0 : (double)bni_weight(form, row), type};
 }
 
 /* The last row of a fold may be short. */
@@ -39,7 +37,7 @@ static void visit_rows(const bni_feature *of, const bni_sheet *sheet, visit add,
     const size_t step = bni_group_size(of->cut, of->task.group) * inner;
     for (size_t r = 0; r < sheet->form.rows; r++) {
         for (size_t c = of->place * inner; c < sheet->form.cols; c += step) {
-            visit_columns(first_of_row(sheet, r, c), inner, add, sums);
+            visit_columns(first_of_row(sheet, r, c, of->cut->shape->type), inner, add, sums);
         }
     }
 }
@@ -49,8 +47,9 @@ static void visit_all(const bni_feature *of, visit add, void *sums) {
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
         if (sheet.form.plane_stride != 0) {
-            visit_columns(first_of_row(&sheet, 0, of->place * sheet.form.plane_stride),
-                          sheet.form.cols, add, sums);
+            visit_columns(
+                first_of_row(&sheet, 0, of->place * sheet.form.plane_stride, of->cut->shape->type),
+                sheet.form.cols, add, sums);
         } else {
             visit_rows(of, &sheet, add, sums);
         }
@@ -70,7 +69,7 @@ typedef struct exact_moments {
 static void add_value(void *sums, element of) {
     exact_moments *m = sums;
     if (of.weight != 0.0) {
-        const double x = (double)value_of(of.sheet->at.x, of.x);
+        const double x = (double)bni_load_element(of.sheet->at.x, of.x, of.type);
         m->pivot = m->count == 0.0 ? x : m->pivot;
         m->count += of.weight;
         m->sum += of.weight * (x - m->pivot);
@@ -80,7 +79,8 @@ static void add_value(void *sums, element of) {
 static void add_square(void *sums, element of) {
     exact_moments *m = sums;
     if (of.weight != 0.0) {
-        const double d = ((double)value_of(of.sheet->at.x, of.x) - m->pivot) - m->shift;
+        const double d =
+            ((double)bni_load_element(of.sheet->at.x, of.x, of.type) - m->pivot) - m->shift;
         m->squares += of.weight * d * d;
     }
 }
@@ -105,13 +105,13 @@ typedef struct exact_gradients {
 /* Forward's y, or the same z as in forward: of its sign always, but what rounds to max where z is
  * rounded twice may be its neighbour. */
 static float place_of(const exact_gradients *g, element of, float x) {
-    return g->act.by_y ? value_of(of.sheet->at.y, of.y)
+    return g->act.by_y ? bni_load_element(of.sheet->at.y, of.y, of.type)
                        : (float)((double)(x - g->center) * (double)g->scale + (double)g->shift);
 }
 
 /* The g of the kernels, rounded as theirs. */
 static float gradient_of(const exact_gradients *g, element of, float x) {
-    const float dy = value_of(of.sheet->at.dy, of.y);
+    const float dy = bni_load_element(of.sheet->at.dy, of.y, of.type);
     if (g->act.curve == BNI_LINEAR) {
         return dy;
     }
@@ -129,7 +129,7 @@ static float gradient_of(const exact_gradients *g, element of, float x) {
 
 static void add_gradient(void *sums, element of) {
     exact_gradients *s = sums;
-    const float x = value_of(of.sheet->at.x, of.x);
+    const float x = bni_load_element(of.sheet->at.x, of.x, of.type);
     const double g = (double)gradient_of(s, of, x);
     s->one += g;
     if (g != 0.0 || of.weight != 0.0) {

@@ -30,15 +30,15 @@
  * all before it, as weights may have it, is its own mean. */
 
 /* The values of each feature so many elements behind the first that it has in a sheet. */
-static void gather(const bni_cut *cut, const bni_sheet *sheet, size_t offset, size_t features,
-                   float *values) {
-    const float *x = (const float *)sheet->at.x + offset;
+static void gather(const bn_kernels *kernels, const bni_cut *cut, const bni_sheet *sheet,
+                   size_t offset, size_t features, float *values) {
+    const bni_type type = cut->shape->type;
     if (cut->shape->spatial == 1) {
-        memcpy(values, x, features * sizeof *values);
+        kernels->data[type].to_floats(features, bni_at(sheet->at.x, offset, type), values);
         return;
     }
     for (size_t f = 0; f < features; f++) {
-        values[f] = bni_load_float(x + f * cut->shape->spatial);
+        values[f] = bni_load_element(sheet->at.x, offset + f * cut->shape->spatial, type);
     }
 }
 
@@ -68,7 +68,7 @@ static double sheet_weight(const bn_kernels *kernels, const bni_cut *cut, const 
     const size_t own = cut->layout == BNI_PLANES ? form->cols : form->cols / features;
     double weights = (double)form->rows;
     if (bni_weighs_columns(form)) {
-        return kernels->data.weigh(form);
+        return kernels->data[BNI_F32].weigh(form);
     }
     if (form->weight != NULL) {
         weights = 0.0;
@@ -99,7 +99,7 @@ static const float *begin_sums(block_sums *sums) {
 }
 
 static void add_sheet(block_sums *sums, const bni_sheet *sheet, const float *column_pivot) {
-    sums->kernels->data.moments(sheet, column_pivot, sums->s1, sums->s2);
+    sums->kernels->data[sums->cut->shape->type].moments(sheet, column_pivot, sums->s1, sums->s2);
     sums->count += sheet_weight(sums->kernels, sums->cut, sheet, sums->features);
 }
 
@@ -131,7 +131,7 @@ static bni_sheet first_half(const bni_sheet *sheet) {
 /* About a value of the first row, which no float deviation of an ordinary batch is far from. */
 static void pivot_of_first(block_sums *sums, const bni_sheet *sheet) {
     const bni_sheet half = first_half(sheet);
-    gather(sums->cut, sheet, 0, sums->features, sums->pivot);
+    gather(sums->kernels, sums->cut, sheet, 0, sums->features, sums->pivot);
     add_sheet(sums, &half, begin_sums(sums));
     move_pivot(sums);
 }
@@ -150,8 +150,8 @@ static void gather_heavier(block_sums *sums, const bni_sheet *sheet, float *grea
         }
     }
     if (found < count) {
-        gather(sums->cut, sheet, columns ? found : found * form->x_stride, sums->features,
-               sums->pivot);
+        gather(sums->kernels, sums->cut, sheet, columns ? found : found * form->x_stride,
+               sums->features, sums->pivot);
     }
 }
 
@@ -210,7 +210,7 @@ static void moments_exactly(const bn_kernels *kernels, const bni_sums *sums, bni
     }
 }
 
-void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, double eps,
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const void *x, double eps,
                       bni_task task, bni_part *part) {
     const size_t features = bni_group_size(cut, task.group);
     const bni_buffers data = {.x = x};
@@ -317,7 +317,7 @@ static bn_status add_sums(bn_moments *moments, const bni_sums *other, double *sc
 typedef struct add_work {
     const bn_kernels *kernels;
     const bni_cut *cut;
-    const float *x;
+    const void *x;
 } add_work;
 
 static void sum_batch(void *context, bni_task task, bni_part *part) {

@@ -7,7 +7,7 @@
 
 /* part = count, mean and m2 of a task's data, features from its group's first on; m2 so far as it
  * is something beside eps, times the count. */
-void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const float *x, double eps,
+void bni_task_moments(const bn_kernels *kernels, const bni_cut *cut, const void *x, double eps,
                       bni_task task, bni_part *part);
 
 /* Merges the moments of other data into `into`. */

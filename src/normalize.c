@@ -38,6 +38,6 @@ void bni_normalize_task(const bni_cut *cut, const bn_layer *layer, const bni_buf
     bni_walk walk = bni_walk_begin(cut, data, pass, task);
     bni_sheet sheet;
     while (bni_walk_next(&walk, &sheet)) {
-        kernels->data.normalize(&sheet, &coef, act);
+        kernels->data[cut->shape->type].normalize(&sheet, &coef, act);
     }
 }

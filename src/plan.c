@@ -192,8 +192,7 @@ bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pa
 #define PAGE ((size_t)4096)
 
 /* How many rows of a stride begin at different places in a page. */
-static size_t rows_apart(size_t stride) {
-    const size_t bytes = stride * sizeof(float);
+static size_t rows_apart(size_t bytes) {
     const size_t power = bytes & (~bytes + 1); /* the greatest power of two that divides it */
     return power >= PAGE ? 1 : PAGE / power;
 }
@@ -210,12 +209,14 @@ static bool fetches(const bni_walk *walk) {
 /* The rows to write in a band. */
 static size_t band_rows(const bni_walk *walk, const bni_form *form) {
     const bni_tuning *tuning = walk->cut->tuning;
-    const bool alike = form->x_stride % BNI_PAD == 0 && form->y_stride % BNI_PAD == 0;
+    const bni_type type = walk->cut->shape->type;
+    const size_t line = bni_line_of(type);
+    const bool alike = form->x_stride % line == 0 && form->y_stride % line == 0;
     if (walk->hints.stream) {
         const bool far = walk->cut->shape->elements >= tuning->far_from;
         return !alike ? 1 : far ? tuning->far_rows : tuning->stream_rows;
     }
-    return bni_smaller(2 * rows_apart(form->x_stride),
+    return bni_smaller(2 * rows_apart(form->x_stride * bni_bytes_of(type)),
                        bni_divide_up(tuning->write_elements, form->cols));
 }
 
@@ -256,7 +257,8 @@ static void set_rows(bni_walk *walk, size_t left, size_t full_cols, bni_sheet *s
  * field and in its place: a copy is made of 16-byte loads, which wait for the 8-byte stores before
  * them to reach L1, behind all outputs that are still on their way. */
 static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
-    bni_place(&sheet->at, &walk->data, x, y);
+    const size_t bytes = bni_bytes_of(walk->cut->shape->type);
+    bni_place(&sheet->at, &walk->data, x * bytes, y * bytes);
     sheet->form.planes = 1;
     sheet->form.plane_stride = 0;
     sheet->form.weight = NULL;
@@ -308,6 +310,10 @@ static void fetch_run(const bni_walk *walk, size_t ahead, size_t left, bni_sheet
 
 /* ---- Sheets --------------------------------------------------------------------------------- */
 
+static const float *weight_at(const float *weights, size_t at) {
+    return weights == NULL ? NULL : weights + at;
+}
+
 static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     const bni_cut *cut = walk->cut;
     const size_t left = walk->end - walk->unit;
@@ -315,9 +321,9 @@ static void next_of_rows(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet) {
     sheet->form.cols = bni_group_size(cut, walk->group) * cut->inner;
     sheet->form.x_stride = cut->shape->x_stride;
     sheet->form.y_stride = cut->shape->y_stride;
-    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit);
+    sheet->form.weight = weight_at(cut->shape->weight, walk->unit);
     sheet->form.weight_step = 1;
-    sheet->form.position = bni_input_at(cut->shape->position, walk->unit);
+    sheet->form.position = weight_at(cut->shape->position, walk->unit);
     set_rows(walk, left, cut->panel_cols, sheet);
     fetch_units(walk, rows_ahead(walk, cut->shape->x_stride), sheet);
     walk->unit += sheet->form.rows;
@@ -357,8 +363,8 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->form.x_stride = spatial;
     sheet->form.y_stride = spatial;
     sheet->hints.band = 1;
-    sheet->form.weight = bni_input_at(cut->shape->weight, walk->unit * cut->shape->weight_step);
-    sheet->form.position = bni_input_at(cut->shape->position, walk->unit * spatial + walk->done);
+    sheet->form.weight = weight_at(cut->shape->weight, walk->unit * cut->shape->weight_step);
+    sheet->form.position = weight_at(cut->shape->position, walk->unit * spatial + walk->done);
     if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
         fetch_run(walk, cut->tuning->sums_ahead, left, sheet);
     } else {

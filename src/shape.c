@@ -13,9 +13,8 @@ static bool multiply(size_t a, size_t b, size_t limit, size_t *product) {
     return true;
 }
 
-/* A stride: the row if it is 0, at least the row, and n of them within what a pointer can span. */
-static bool make_stride(size_t given, size_t row, size_t n, size_t *stride) {
-    const size_t limit = (size_t)PTRDIFF_MAX / sizeof(float);
+/* A stride: the row if it is 0, at least the row, and n of them within a limit. */
+static bool make_stride(size_t given, size_t row, size_t n, size_t limit, size_t *stride) {
     size_t all;
     *stride = given == 0 ? row : given;
     return *stride >= row && multiply(n, *stride, limit, &all);
@@ -90,25 +89,41 @@ static void set_first_factor(bni_shape *shape) {
     }
 }
 
+static bool type_of(bn_dtype dtype, bni_type *type) {
+    switch (dtype) {
+    case BN_DTYPE_F32:
+        *type = BNI_F32;
+        return true;
+    case BN_DTYPE_BF16:
+        *type = BNI_BF16;
+        return true;
+    case BN_DTYPE_F16:
+        *type = BNI_F16;
+        return true;
+    default:
+        return false;
+    }
+}
+
 bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features,
                          bni_strides strides) {
-    if (from->dtype == BN_DTYPE_BF16 || from->dtype == BN_DTYPE_F16) {
-        return BN_STATUS_UNSUPPORTED;
-    }
-    if (from->dtype != BN_DTYPE_F32) {
+    bni_type type;
+    if (!type_of(from->dtype, &type)) {
         return BN_STATUS_BAD_OPTION;
     }
     *shape = (bni_shape){.n = from->n,
                          .features = features,
                          .spatial = from->spatial == 0 ? 1 : from->spatial,
+                         .type = type,
                          .weight = from->sample_weight,
                          .weight_step = 1,
                          .position = from->position_weight};
     const size_t y_stride = strides == BNI_STRIDES_BOTH ? from->y_stride : 0;
+    const size_t most = (size_t)PTRDIFF_MAX / bni_bytes_of(type); /* what a pointer can span */
     size_t row;
-    if (!multiply(features, shape->spatial, (size_t)PTRDIFF_MAX / sizeof(float), &row) ||
-        !make_stride(from->x_stride, row, shape->n, &shape->x_stride) ||
-        !make_stride(y_stride, row, shape->n, &shape->y_stride)) {
+    if (!multiply(features, shape->spatial, most, &row) ||
+        !make_stride(from->x_stride, row, shape->n, most, &shape->x_stride) ||
+        !make_stride(y_stride, row, shape->n, most, &shape->y_stride)) {
         return BN_STATUS_BAD_SHAPE;
     }
     if (strides == BNI_STRIDES_X && from->y_stride != 0) {
@@ -125,24 +140,25 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
 
 /* ---- Overlap -------------------------------------------------------------------------------- */
 
-static bni_region region(const void *start, size_t rows, size_t row, size_t stride) {
-    return (bni_region){start, rows, row * sizeof(float), stride * sizeof(float)};
+static bni_region region(const void *start, size_t rows, size_t row, size_t stride, bni_type type) {
+    const size_t bytes = bni_bytes_of(type);
+    return (bni_region){start, rows, row * bytes, stride * bytes};
 }
 
 bni_region bni_region_of_x(const bni_shape *shape, const void *x) {
-    return region(x, shape->n, shape->features * shape->spatial, shape->x_stride);
+    return region(x, shape->n, shape->features * shape->spatial, shape->x_stride, shape->type);
 }
 
 bni_region bni_region_of_y(const bni_shape *shape, const void *y) {
-    return region(y, shape->n, shape->features * shape->spatial, shape->y_stride);
+    return region(y, shape->n, shape->features * shape->spatial, shape->y_stride, shape->type);
 }
 
 bni_region bni_region_of_weights(const bni_shape *shape) {
-    return region(shape->weight_step == 0 ? NULL : shape->weight, shape->n, 1, 1);
+    return region(shape->weight_step == 0 ? NULL : shape->weight, shape->n, 1, 1, BNI_F32);
 }
 
 bni_region bni_region_of_positions(const bni_shape *shape) {
-    return region(shape->position, shape->n, shape->spatial, shape->spatial);
+    return region(shape->position, shape->n, shape->spatial, shape->spatial, BNI_F32);
 }
 
 bni_region bni_region_of_bytes(const void *start, size_t bytes) {

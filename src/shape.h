@@ -25,6 +25,7 @@ static inline size_t bni_padded(size_t count) {
 
 typedef struct bni_shape {
     size_t n, features, spatial; /* spatial is at least 1 */
+    bni_type type;
     size_t x_stride, y_stride;
     const float *weight; /* sample i has weight[i*weight_step]; NULL: all 1 */
     size_t weight_step;
@@ -37,8 +38,7 @@ typedef struct bni_shape {
 /* Whether both strides must be good, or x's alone (bn_moments_add). */
 typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 
-/* Returns BN_STATUS_OK, BN_STATUS_BAD_OPTION, BN_STATUS_UNSUPPORTED or BN_STATUS_BAD_SHAPE as
- * bn_layer_forward_batch says. n = 0 is a good shape. */
+/* Returns BN_STATUS_OK, BN_STATUS_BAD_OPTION or BN_STATUS_BAD_SHAPE as bn_layer_forward_batch says. n = 0 is a good shape. */
 bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features,
                          bni_strides strides);
 

@@ -1,5 +1,5 @@
 /*
- * The contract of the arithmetic over data: four kernels per instruction set.
+ * The contract of the arithmetic over data: a table of kernels per instruction set and element type.
  *
  * Kernels know neither layers nor batches. All data comes as sheets: rows of columns, where each
  * column belongs to one feature. What belongs to a column (a pivot, a sum, a coefficient) comes in
@@ -8,19 +8,27 @@
  *
  * No kernel raises a floating-point exception that its data does not: lanes of a vector that have
  * no column are zeros throughout.
+ *
+ * Elements of a half type are computed with as the floats that they are, in the same order: sums have
+ * the same bits. What is stored is rounded once more.
  */
 #ifndef BNI_DATA_H
 #define BNI_DATA_H
 
-#include "kernels/bits.h"
+#include "kernels/element.h"
 
 #include <stddef.h>
 
-/* The floats of a cache line, and the most that any kernel moves at once. */
+/* The floats of a cache line, and the most elements that any kernel moves at once. */
 #define BNI_PAD ((size_t)16)
 
 /* Its bytes. Arrays begin at one, so that no two share a line and no vector is in two. */
 #define BNI_LINE ((size_t)64)
+
+/* The elements of a cache line. */
+static inline size_t bni_line_of(bni_type type) {
+    return BNI_LINE / bni_bytes_of(type);
+}
 
 /* The most columns of a sheet that sums are formed of, or that has a value a column made for it.
  * Wide enough that a row of a panel is a run of 2 KiB; narrow enough that a panel's sums and
@@ -98,16 +106,16 @@ static inline void bni_check_sheet(const bni_sheet *sheet, size_t most_cols) {
     (void)most_cols;
 }
 
-/* An element of a buffer that may not be there: NULL then. */
-static inline const void *bni_input_at(const void *start, size_t offset) {
-    return start == NULL ? NULL : (const float *)start + offset;
+/* A place in a buffer that may not be there: NULL then. */
+static inline const void *bni_input_at(const void *start, size_t bytes) {
+    return start == NULL ? NULL : (const char *)start + bytes;
 }
 
-static inline void *bni_output_at(void *start, size_t offset) {
-    return start == NULL ? NULL : (float *)start + offset;
+static inline void *bni_output_at(void *start, size_t bytes) {
+    return start == NULL ? NULL : (char *)start + bytes;
 }
 
-/* Puts buffers at these offsets from others: x and dx; all others. */
+/* Puts buffers so many bytes from others: x and dx; all others. */
 static inline void bni_place(bni_buffers *at, const bni_buffers *from, size_t x, size_t y) {
     at->x = bni_input_at(from->x, x);
     at->dx = bni_output_at(from->dx, x);
@@ -162,7 +170,7 @@ typedef struct bni_activation {
     /* Gradients: forward's y stands for z, as both are above 0 and both below max. Else z is
      * fma(x - center, scale, shift), rebuilt to forward's bit. */
     bool by_y;
-    float slope, max; /* where the curve has one: > 0 and finite */
+    float slope, max; /* where the curve has one: > 0 and finite; max may be Inf by y */
 } bni_activation;
 
 /* Whether gradients rebuild z from x. */
@@ -186,6 +194,11 @@ typedef struct bni_data_kernels {
                       double *s2);
 
     void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act);
+
+    /* The floats of so many elements, and the elements nearest to so many floats: at addresses of any
+     * alignment, which do not overlap. NaN becomes quiet. */
+    void (*to_floats)(size_t count, const void *from, float *to);
+    void (*from_floats)(size_t count, const float *from, void *to);
 } bni_data_kernels;
 
 #endif

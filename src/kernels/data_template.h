@@ -1,7 +1,9 @@
 /*
  * The arithmetic over data, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h)
- * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels. The vocabulary:
- * BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf and vd and their functions (simd_base.h).
+ * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels for each element type.
+ * The vocabulary: BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf, vh and vd and their
+ * functions (simd_base.h). The element type is a parameter that is a constant wherever it matters: what
+ * loads and stores look at.
  *
  * Where outputs are written, a kernel walks a sheet tile by tile: some vectors side by side, down the
  * rows of a band, so that coefficients are loaded once a tile and stay in registers. Where sums are
@@ -58,31 +60,56 @@ BNI_INLINE size_t least(size_t a, size_t b) {
  * way, and so read before. */
 #define LEAD_COLUMNS ((size_t)256)
 
-BNI_INLINE bool has_lead(const bni_sheet *sheet, size_t stride) {
-    const bool rows_alike = stride % BNI_PAD == 0 || sheet->hints.band == 1;
+BNI_INLINE bool has_lead(const bni_sheet *sheet, size_t stride, const bni_type type) {
+    const bool rows_alike = stride % bni_line_of(type) == 0 || sheet->hints.band == 1;
     return sheet->form.cols >= LEAD_COLUMNS && rows_alike;
 }
 
 /* The elements from here to the next multiple of so many. */
-BNI_INLINE size_t elements_to(const float *here, size_t multiple) {
-    return (multiple - (uintptr_t)here / sizeof *here % multiple) % multiple;
+BNI_INLINE size_t elements_to(const void *here, size_t multiple, const bni_type type) {
+    return (multiple - (uintptr_t)here / bni_bytes_of(type) % multiple) % multiple;
 }
 
 /* The columns of a row that is streamed before its first whole vector. */
-BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const float *out, size_t stride,
-                               size_t row) {
-    return has_lead(sheet, stride) ? elements_to(out + row * stride, BNI_LANES) : 0;
+BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const void *out, size_t stride, size_t row,
+                               const bni_type type) {
+    return has_lead(sheet, stride, type)
+               ? elements_to(bni_at(out, row * stride, type), BNI_LANES, type)
+               : 0;
+}
+
+/* Whether an address is a multiple of an element's size. */
+BNI_INLINE bool is_even(const void *out, const bni_type type) {
+    return (uintptr_t)out % bni_bytes_of(type) == 0;
 }
 
 /* Whether rows can be streamed: they have a lead, or all begin at cache lines. */
-BNI_INLINE bool can_stream(const bni_sheet *sheet, const float *out, size_t stride) {
-    const bool lines = elements_to(out, BNI_PAD) == 0 && stride % BNI_PAD == 0;
-    return sheet->hints.stream && (uintptr_t)out % sizeof *out == 0 &&
-           (lines || has_lead(sheet, stride));
+BNI_INLINE bool can_stream(const bni_sheet *sheet, const void *out, size_t stride,
+                           const bni_type type) {
+    const size_t line = bni_line_of(type);
+    const bool lines = elements_to(out, line, type) == 0 && stride % line == 0;
+    return sheet->hints.stream && is_even(out, type) && (lines || has_lead(sheet, stride, type));
 }
 
-BNI_INLINE vf load(const float *from, size_t lanes, vf rest) {
-    return lanes == BNI_LANES ? vf_load(from) : vf_load_part(from, lanes, rest);
+/* The first `lanes` lanes are from memory, the others from `rest`. */
+BNI_INLINE vf load(const void *from, size_t lanes, vf rest, const bni_type type) {
+    const bool whole = lanes == BNI_LANES;
+    if (type == BNI_F32) {
+        return whole ? vf_load(from) : vf_load_part(from, lanes, rest);
+    }
+    const vh halves = whole ? vh_load(from) : vh_load_part(from, lanes);
+    const vf floats = type == BNI_BF16 ? vf_from_bf16(halves) : vf_from_f16(halves);
+    return whole ? floats : vf_part(floats, lanes, rest);
+}
+
+/* Of data, 0 in the lanes that have no column. */
+BNI_INLINE vf load_or_zero(const void *from, size_t lanes, const bni_type type) {
+    const vf zero = vf_set1(0.0f);
+    if (type == BNI_F32 || lanes == BNI_LANES) {
+        return load(from, lanes, zero, type);
+    }
+    const vh halves = vh_load_part(from, lanes);
+    return type == BNI_BF16 ? vf_from_bf16(halves) : vf_from_f16(halves);
 }
 
 /* What belongs to a vector's columns, or to a plane, which has one value; the missing lanes are 0. */
@@ -90,9 +117,9 @@ BNI_INLINE vf load_coef(const float *of, size_t lanes, const bool plane) {
     const vf zero = vf_set1(0.0f);
     if (plane) {
         const vf all = vf_set1(bni_load_float(of));
-        return lanes == BNI_LANES ? all : vf_part(all, lanes);
+        return lanes == BNI_LANES ? all : vf_part(all, lanes, zero);
     }
-    return load(of, lanes, zero);
+    return load(of, lanes, zero, BNI_F32);
 }
 
 /* Adds to a sum a column. */
@@ -108,8 +135,17 @@ BNI_INLINE void add_sum(double *to, size_t lanes, vf sum) {
     }
 }
 
-BNI_INLINE void store(float *to, size_t lanes, vf v, const bool stream) {
-    if (lanes != BNI_LANES) {
+BNI_INLINE void store(void *to, size_t lanes, vf v, const bool stream, const bni_type type) {
+    if (type != BNI_F32) {
+        const vh halves = type == BNI_BF16 ? vh_bf16(v) : vh_f16(v);
+        if (lanes != BNI_LANES) {
+            vh_store_part(to, lanes, halves);
+        } else if (stream) {
+            vh_stream(to, halves);
+        } else {
+            vh_store(to, halves);
+        }
+    } else if (lanes != BNI_LANES) {
         vf_store_part(to, lanes, v);
     } else if (stream) {
         vf_stream(to, v);
@@ -142,12 +178,12 @@ BNI_INLINE void store(float *to, size_t lanes, vf v, const bool stream) {
     } while (0)
 
 /* The same over all bands. */
-#define BNI_WRITE_ROWS(tile, sheet, out, stride, ...)                                              \
+#define BNI_WRITE_ROWS(tile, sheet, out, stride, type, ...)                                        \
     do {                                                                                           \
-        const bool stream_ = can_stream(sheet, out, stride);                                       \
+        const bool stream_ = can_stream(sheet, out, stride, type);                                 \
         const size_t rows_ = (sheet)->form.rows, cols_ = (sheet)->form.cols;                       \
         for (band b_ = {0, 0}; b_.begin < rows_; b_.begin = b_.end) {                              \
-            const size_t lead_ = stream_ ? lead_columns(sheet, out, stride, b_.begin) : 0;         \
+            const size_t lead_ = stream_ ? lead_columns(sheet, out, stride, b_.begin, type) : 0;   \
             b_.end = least(b_.begin + (sheet)->hints.band, rows_);                                 \
             BNI_WRITE_COLUMNS(tile, sheet, b_, lead_, cols_, stream_, __VA_ARGS__);                \
         }                                                                                          \
@@ -155,8 +191,8 @@ BNI_INLINE void store(float *to, size_t lanes, vf v, const bool stream) {
 
 /* Into L2, where it does not displace what is being worked on, or past it. The address may be beyond a
  * buffer's end: there the processor fetches nothing. */
-BNI_INLINE void fetch_input(const float *at, size_t ahead, bool past_l2) {
-    const void *there = (const void *)((uintptr_t)at + ahead * sizeof *at);
+BNI_INLINE void fetch_input(const void *at, size_t ahead, bool past_l2, const bni_type type) {
+    const void *there = (const void *)((uintptr_t)at + ahead * bni_bytes_of(type));
     if (past_l2) {
         __builtin_prefetch(there, 0, 0);
     } else {
@@ -166,39 +202,47 @@ BNI_INLINE void fetch_input(const float *at, size_t ahead, bool past_l2) {
 
 /* To be written: a line that was fetched to be read is asked for a second time when it is stored to.
  */
-BNI_INLINE void fetch_output(const float *at, size_t ahead) {
-    __builtin_prefetch((const void *)((uintptr_t)at + ahead * sizeof *at), 1, 2);
+BNI_INLINE void fetch_output(const void *at, size_t ahead, const bni_type type) {
+    __builtin_prefetch((const void *)((uintptr_t)at + ahead * bni_bytes_of(type)), 1, 2);
 }
 
-/* What a row of a tile has fetched; in a streamed output the line at its part vector. */
-BNI_INLINE void fetch_row(const float *x, const float *dy, const float *out, const size_t vectors,
-                          size_t lanes, const bni_hints *hints, const bool stream) {
+/* What a row of a tile has fetched, each line once; in a streamed output the line at its part vector. */
+BNI_INLINE void fetch_row(const void *x, const void *dy, const void *out, const size_t vectors,
+                          size_t lanes, const bni_hints *hints, const bool stream,
+                          const bni_type type) {
     if (hints->x_ahead != 0) {
         BNI_EACH_VECTOR(v) {
-            if (!stream) {
-                fetch_output(out + v * BNI_LANES, hints->x_ahead);
+            const size_t at = v * BNI_LANES;
+            if (at % bni_line_of(type) != 0) {
                 continue;
             }
-            fetch_input(x + v * BNI_LANES, hints->x_ahead, hints->past_l2);
+            if (!stream) {
+                fetch_output(bni_at(out, at, type), hints->x_ahead, type);
+                continue;
+            }
+            fetch_input(bni_at(x, at, type), hints->x_ahead, hints->past_l2, type);
             if (dy != NULL) {
-                fetch_input(dy + v * BNI_LANES, hints->dy_ahead, hints->past_l2);
+                fetch_input(bni_at(dy, at, type), hints->dy_ahead, hints->past_l2, type);
             }
         }
     }
     if (stream && lanes != BNI_LANES) {
-        fetch_output(out, hints->part_ahead);
+        fetch_output(out, hints->part_ahead, type);
     }
 }
 
 /* The elements of a plane that are written in the ordinary way: those before its first whole line, or
  * all where a plane that shares lines is too short for streaming to pay. */
-BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const float *out, size_t at) {
-    const size_t cols = sheet->form.cols, lead = elements_to(out + at, BNI_PAD);
-    if (!sheet->hints.stream || (uintptr_t)out % sizeof *out != 0 ||
-        (cols < LEAD_COLUMNS && (lead != 0 || cols % BNI_PAD != 0))) {
+BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const void *out, size_t at,
+                                    const bni_type type) {
+    const size_t cols = sheet->form.cols, line = bni_line_of(type);
+    const void *const begin = bni_at(out, at, type);
+    const size_t lead = elements_to(begin, line, type);
+    if (!sheet->hints.stream || !is_even(out, type) ||
+        (cols < LEAD_COLUMNS && (lead != 0 || cols % line != 0))) {
         return cols;
     }
-    fetch_output(out + at, sheet->hints.part_ahead);
+    fetch_output(begin, sheet->hints.part_ahead, type);
     return least(lead, cols);
 }
 
@@ -220,19 +264,11 @@ BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const float *out, si
     } while (0)
 
 /* The lines of a run that are so many elements further on, where anything is fetched. */
-BNI_INLINE void fetch_lines(const float *at, size_t step, size_t lines, size_t ahead,
-                            bool past_l2) {
+BNI_INLINE void fetch_lines(const void *at, size_t step, size_t lines, size_t ahead, bool past_l2,
+                            const bni_type type) {
     for (size_t r = 0; ahead != 0 && r < lines; r++) {
-        fetch_input(at + r * step, ahead, past_l2);
+        fetch_input(bni_at(at, r * step, type), ahead, past_l2, type);
     }
-}
-
-BNI_INLINE const float *x_at(const bni_sheet *sheet, size_t offset) {
-    return (const float *)sheet->at.x + offset;
-}
-
-BNI_INLINE const float *dy_at(const bni_sheet *sheet, size_t offset) {
-    return (const float *)sheet->at.dy + offset;
 }
 
 /* The activations that have loops of their own, as constants. */
@@ -255,13 +291,13 @@ BNI_INLINE vf activate(vf z, const bni_activation act) {
 
 /* g = dy * act'(z); d is x - center, which is looked at only to rebuild z. */
 BNI_INLINE vf gradient_at(const bni_buffers *of, size_t at, size_t lanes, vf d, vf scale, vf shift,
-                          const bni_activation act) {
-    const vf zero = vf_set1(0.0f);
-    const vf dy = load((const float *)of->dy + at, lanes, zero);
+                          const bni_activation act, const bni_type type) {
+    const vf dy = load_or_zero(bni_at(of->dy, at, type), lanes, type);
     if (act.curve == BNI_LINEAR) {
         return dy;
     }
-    const vf z = act.by_y ? load((const float *)of->y + at, lanes, zero) : vf_fma(d, scale, shift);
+    const vf z =
+        act.by_y ? load_or_zero(bni_at(of->y, at, type), lanes, type) : vf_fma(d, scale, shift);
     switch (act.curve) {
     case BNI_LEAKY:
         return vf_leaky(z, vf_set1(act.slope), dy);
@@ -282,6 +318,7 @@ BNI_INLINE bool is_left_out(const bni_form *form, size_t row) {
 /* What is summed up, as constants: a value v and its product with d = x - center. Of moments, center
  * is the pivot and v = w * d; else v = g. Only of planes may columns have weights of their own. */
 typedef struct terms {
+    bni_type type;
     bool moments, weighted, columns;
     bool plain; /* no weights, and the rest is known: whole runs are unrolled */
     bni_activation act;
@@ -340,7 +377,7 @@ BNI_INLINE size_t lanes_of(size_t columns, size_t v) {
 /* Of vector v of a plane's line. */
 BNI_INLINE vf column_weights(const bni_form *form, size_t line, size_t v, size_t lanes) {
     const float *from = form->position + line * BNI_PAD + v * BNI_LANES;
-    return vf_mul(vf_set1(bni_weight(form, 0)), load(from, lanes, vf_set1(0.0f)));
+    return vf_mul(vf_set1(bni_weight(form, 0)), load_or_zero(from, lanes, BNI_F32));
 }
 
 /* Lanes that have no column have x = center and dy = 0, and weight 0 where columns have weights. */
@@ -358,13 +395,13 @@ BNI_INLINE void add_line(const bni_sheet *sheet, lines at, const bool first, con
         const size_t lanes = lanes_of(columns, v);
         const vf center = coef->center[v];
         const vf own = of.columns ? column_weights(&sheet->form, at.row, v, lanes) : weight;
-        vf here = load(x_at(sheet, x), lanes, center);
+        vf here = load(bni_at(sheet->at.x, x, of.type), lanes, center, of.type);
         if (of.columns && of.moments) {
             here = vf_where_zero(own, center, here);
         }
         vf d = vf_sub(here, center);
         const vf value = !of.moments ? gradient_at(&sheet->at, y, lanes, d, coef->scale[v],
-                                                   coef->shift[v], of.act)
+                                                   coef->shift[v], of.act, of.type)
                          : weighs    ? vf_mul(own, d)
                                      : d;
         if (left_out) { /* where its gradient is 0 it adds nothing */
@@ -414,10 +451,11 @@ BNI_INLINE void part_run(const bni_sheet *sheet, lines at, size_t count, const s
 BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
                          size_t columns, size_t last, const line_coef *coef, const terms of,
                          line_sums *run) {
-    fetch_lines(x_at(sheet, at.x), at.x_step, count, sheet->hints.x_ahead, sheet->hints.past_l2);
+    fetch_lines(bni_at(sheet->at.x, at.x, of.type), at.x_step, count, sheet->hints.x_ahead,
+                sheet->hints.past_l2, of.type);
     if (!of.moments) {
-        fetch_lines(dy_at(sheet, at.y), at.y_step, count, sheet->hints.dy_ahead,
-                    sheet->hints.past_l2);
+        fetch_lines(bni_at(sheet->at.dy, at.y, of.type), at.y_step, count, sheet->hints.dy_ahead,
+                    sheet->hints.past_l2, of.type);
     }
     if (of.plain && vectors >= LINE && count == BNI_RUN && last == vectors * BNI_LANES) {
         whole_run(sheet, at, vectors, coef, of, run);
@@ -513,20 +551,21 @@ BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1
     if (own.form.plane_stride != 0) {
         const bool columns = of.weighted && own.form.position != NULL;
         sums_of_planes(&own, &values, s1, s2,
-                       (terms){of.moments, of.weighted, columns, of.plain, of.act});
+                       (terms){of.type, of.moments, of.weighted, columns, of.plain, of.act});
     } else {
         sums_of_rows(&own, &values, s1, s2, of);
     }
 }
 
-static void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2) {
+BNI_INLINE void moments(const bni_sheet *sheet, const float *pivot, double *s1, double *s2,
+                        const bni_type type) {
     const bni_coef coef = {.center = pivot};
     bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
     if (BNI_VARIANTS && !weighted) {
-        sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .plain = true});
+        sums_of(sheet, &coef, s1, s2, (terms){type, .moments = true, .plain = true});
     } else {
-        sums_of(sheet, &coef, s1, s2, (terms){.moments = true, .weighted = weighted});
+        sums_of(sheet, &coef, s1, s2, (terms){type, .moments = true, .weighted = weighted});
     }
 }
 
@@ -542,18 +581,18 @@ static double weigh(const bni_form *form) {
     return add_columns(sum);
 }
 
-static void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_activation act, double *s1,
-                      double *s2) {
+BNI_INLINE void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_activation act,
+                          double *s1, double *s2, const bni_type type) {
     bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
     if (!BNI_VARIANTS || weighted || act.curve > BNI_RELU) {
-        sums_of(sheet, coef, s1, s2, (terms){.weighted = weighted, .act = act});
+        sums_of(sheet, coef, s1, s2, (terms){type, .weighted = weighted, .act = act});
     } else if (act.curve == BNI_LINEAR) {
-        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = linear});
+        sums_of(sheet, coef, s1, s2, (terms){type, .plain = true, .act = linear});
     } else if (act.by_y) {
-        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = relu_by_y});
+        sums_of(sheet, coef, s1, s2, (terms){type, .plain = true, .act = relu_by_y});
     } else {
-        sums_of(sheet, coef, s1, s2, (terms){.plain = true, .act = relu});
+        sums_of(sheet, coef, s1, s2, (terms){type, .plain = true, .act = relu});
     }
 }
 
@@ -572,93 +611,108 @@ BNI_INLINE vector_affine load_affine(const bni_coef *coef, size_t c, size_t lane
                            load_coef(coef->shift + c, lanes, plane)};
 }
 
+/* What is known of a call before. */
+typedef struct output_kind {
+    bni_type type;
+    bool residual;
+    bni_activation act;
+} output_kind;
+
 /* add: the residual, where there is one. */
-BNI_INLINE void normalize_vector(const float *x, const float *add, float *y, size_t lanes,
-                                 const vector_affine *by, const bool residual,
-                                 const bni_activation act, const bool stream) {
-    const vf zero = vf_set1(0.0f);
-    vf z = vf_fma(vf_sub(load(x, lanes, zero), by->center), by->scale, by->shift);
-    if (residual) {
-        z = vf_add(z, load(add, lanes, zero));
+BNI_INLINE void normalize_vector(const void *x, const void *add, void *y, size_t lanes,
+                                 const vector_affine *by, const output_kind kind,
+                                 const bool stream) {
+    const vf d = vf_sub(load_or_zero(x, lanes, kind.type), by->center);
+    vf z = vf_fma(d, by->scale, by->shift);
+    if (kind.residual) {
+        z = vf_add(z, load_or_zero(add, lanes, kind.type));
     }
-    store(y, lanes, activate(z, act), stream);
+    store(y, lanes, activate(z, kind.act), stream, kind.type);
+}
+
+/* Some vectors side by side, each with its own of the coefficients, or all with one. */
+BNI_INLINE void normalize_row(const void *x, const void *add, void *y, const size_t vectors,
+                              size_t lanes, const vector_affine *by, const size_t each,
+                              const output_kind kind, const bool stream) {
+    BNI_EACH_VECTOR(v) {
+        const size_t at = v * BNI_LANES;
+        normalize_vector(bni_at(x, at, kind.type),
+                         kind.residual ? bni_at(add, at, kind.type) : NULL,
+                         bni_out_at(y, at, kind.type), lanes, &by[v * each], kind, stream);
+    }
 }
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
                                size_t lanes, const bool stream, const bni_coef *coef,
-                               const bool residual, const bni_activation act) {
+                               const output_kind kind) {
     const bni_form *form = &sheet->form;
     const size_t first = rows.begin * form->y_stride + c;
-    const float *x = x_at(sheet, rows.begin * form->x_stride + c);
-    const float *add = residual ? (const float *)sheet->at.residual + first : NULL;
-    float *y = (float *)sheet->at.out + first;
+    const void *x = bni_at(sheet->at.x, rows.begin * form->x_stride + c, kind.type);
+    const void *add = kind.residual ? bni_at(sheet->at.residual, first, kind.type) : NULL;
+    void *y = bni_out_at(sheet->at.out, first, kind.type);
     vector_affine by[BNI_TILE];
     BNI_EACH_VECTOR(v) by[v] = load_affine(coef, c + v * BNI_LANES, lanes, false);
     for (size_t r = rows.begin; r < rows.end; r++) {
-        fetch_row(x, NULL, y, vectors, lanes, &sheet->hints, stream);
-        BNI_EACH_VECTOR(v) {
-            normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
-                             y + v * BNI_LANES, lanes, &by[v], residual, act, stream);
-        }
-        x += form->x_stride;
-        y += form->y_stride;
-        add = residual ? add + form->y_stride : NULL;
+        fetch_row(x, NULL, y, vectors, lanes, &sheet->hints, stream, kind.type);
+        normalize_row(x, add, y, vectors, lanes, by, 1, kind, stream);
+        x = bni_at(x, form->x_stride, kind.type);
+        y = bni_out_at(y, form->y_stride, kind.type);
+        add = kind.residual ? bni_at(add, form->y_stride, kind.type) : NULL;
     }
 }
 
 BNI_INLINE void normalize_vectors(const bni_sheet *sheet, size_t at, const size_t vectors,
                                   size_t lanes, const bool stream, const bni_coef *coef,
-                                  size_t plane, const vector_affine *whole, const bool residual,
-                                  const bni_activation act) {
+                                  size_t plane, const vector_affine *whole,
+                                  const output_kind kind) {
     const vector_affine by = lanes == BNI_LANES ? *whole : load_affine(coef, plane, lanes, true);
-    const float *x = x_at(sheet, at);
-    const float *add = residual ? (const float *)sheet->at.residual + at : NULL;
-    float *y = (float *)sheet->at.out + at;
-    fetch_row(x, NULL, y, vectors, BNI_LANES, &sheet->hints, stream);
-    BNI_EACH_VECTOR(v) {
-        normalize_vector(x + v * BNI_LANES, residual ? add + v * BNI_LANES : NULL,
-                         y + v * BNI_LANES, lanes, &by, residual, act, stream);
-    }
+    const void *x = bni_at(sheet->at.x, at, kind.type);
+    const void *add = kind.residual ? bni_at(sheet->at.residual, at, kind.type) : NULL;
+    void *y = bni_out_at(sheet->at.out, at, kind.type);
+    fetch_row(x, NULL, y, vectors, BNI_LANES, &sheet->hints, stream, kind.type);
+    normalize_row(x, add, y, vectors, lanes, &by, 0, kind, stream);
 }
 
-BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
-                                 const bni_activation act) {
+BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef,
+                                 const output_kind kind) {
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
-        const size_t first = ordinary_of_plane(sheet, sheet->at.out, at);
+        const size_t first = ordinary_of_plane(sheet, sheet->at.out, at, kind.type);
         const vector_affine by = load_affine(coef, p, BNI_LANES, true);
-        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, residual, act);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, kind);
         BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
-                        p, &by, residual, act);
+                        p, &by, kind);
     }
 }
 
-BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef, const bool residual,
-                                const bni_activation act) {
+BNI_INLINE void normalize_sheet(const bni_sheet *sheet, const bni_coef *coef,
+                                const output_kind kind) {
     const bni_sheet own = *sheet;
     const bni_coef values = *coef;
     if (own.form.plane_stride != 0) {
-        normalize_planes(&own, &values, residual, act);
+        normalize_planes(&own, &values, kind);
     } else {
-        BNI_WRITE_ROWS(normalize_tile, &own, own.at.out, own.form.y_stride, &values, residual, act);
+        BNI_WRITE_ROWS(normalize_tile, &own, own.at.out, own.form.y_stride, kind.type, &values,
+                       kind);
     }
 }
 
-static void normalize(const bni_sheet *sheet, const bni_coef *coef, bni_activation act) {
+BNI_INLINE void normalize(const bni_sheet *sheet, const bni_coef *coef, bni_activation act,
+                          const bni_type type) {
     bni_check_sheet(sheet, SIZE_MAX);
     if (!BNI_VARIANTS || act.curve > BNI_RELU) {
-        normalize_sheet(sheet, coef, sheet->at.residual != NULL, act);
+        normalize_sheet(sheet, coef, (output_kind){type, sheet->at.residual != NULL, act});
     } else if (sheet->at.residual == NULL) {
         if (act.curve == BNI_RELU) {
-            normalize_sheet(sheet, coef, false, relu);
+            normalize_sheet(sheet, coef, (output_kind){type, false, relu});
         } else {
-            normalize_sheet(sheet, coef, false, linear);
+            normalize_sheet(sheet, coef, (output_kind){type, false, linear});
         }
     } else {
         if (act.curve == BNI_RELU) {
-            normalize_sheet(sheet, coef, true, relu);
+            normalize_sheet(sheet, coef, (output_kind){type, true, relu});
         } else {
-            normalize_sheet(sheet, coef, true, linear);
+            normalize_sheet(sheet, coef, (output_kind){type, true, linear});
         }
     }
 }
@@ -697,6 +751,7 @@ BNI_INLINE row_way way_of_row(const bni_form *form, size_t row, bool constant,
 /* What is known of a call before: the activation, and whether there are neither weights nor constant
  * statistics nor a gradient of the residual. */
 typedef struct input_kind {
+    bni_type type;
     bni_activation act;
     bool plain;
 } input_kind;
@@ -707,22 +762,25 @@ BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out,
                                   const input_kind kind, const bool stream) {
     const vf center = by->affine.center, scale = by->affine.scale;
     const bool looks_at_x = kind.plain || way->looks_at_x;
-    const vf d = looks_at_x ? vf_sub(load(x_at(sheet, in), lanes, center), center) : vf_set1(0.0f);
-    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.act);
+    const vf d =
+        looks_at_x
+            ? vf_sub(load(bni_at(sheet->at.x, in, kind.type), lanes, center, kind.type), center)
+            : vf_set1(0.0f);
+    vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.act, kind.type);
     if (!kind.plain && sheet->at.dresidual != NULL) {
-        store((float *)sheet->at.dresidual + out, lanes, g, false);
+        store(bni_out_at(sheet->at.dresidual, out, kind.type), lanes, g, false, kind.type);
     }
     if (kind.plain) {
         g = vf_add(vf_fma(d, by->slope, by->offset), g);
     } else if (!way->direct && position != NULL) { /* where the weight is 0, whatever x is, g */
         const vf zero = vf_set1(0.0f);
-        const vf weight = vf_mul(way->weight, load(position, lanes, zero));
+        const vf weight = vf_mul(way->weight, load_or_zero(position, lanes, BNI_F32));
         const vf through = vf_fma(vf_where_zero(weight, zero, d), by->slope, by->offset);
         g = vf_where_zero(weight, g, vf_fma(weight, through, g));
     } else if (!way->direct) {
         g = vf_fma(way->weight, vf_fma(d, by->slope, by->offset), g);
     }
-    store((float *)sheet->at.dx + in, lanes, vf_mul(scale, g), stream);
+    store(bni_out_at(sheet->at.dx, in, kind.type), lanes, vf_mul(scale, g), stream, kind.type);
 }
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
@@ -734,8 +792,9 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     for (size_t r = rows.begin; r < rows.end; r++) {
         const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
         const row_way way = way_of_row(form, r, coef->slope == NULL, kind.act);
-        fetch_row(x_at(sheet, in), dy_at(sheet, out), (float *)sheet->at.dx + in, vectors, lanes,
-                  &sheet->hints, stream);
+        fetch_row(bni_at(sheet->at.x, in, kind.type), bni_at(sheet->at.dy, out, kind.type),
+                  bni_at(sheet->at.dx, in, kind.type), vectors, lanes, &sheet->hints, stream,
+                  kind.type);
         BNI_EACH_VECTOR(v) {
             grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, NULL, &by[v],
                               &way, kind, stream);
@@ -751,8 +810,9 @@ BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size
     const bool columns = !kind.plain && sheet->form.position != NULL;
     const float *position =
         columns ? sheet->form.position + (at - plane * sheet->form.plane_stride) : NULL;
-    fetch_row(x_at(sheet, at), dy_at(sheet, at), (float *)sheet->at.dx + at, vectors, BNI_LANES,
-              &sheet->hints, stream);
+    fetch_row(bni_at(sheet->at.x, at, kind.type), bni_at(sheet->at.dy, at, kind.type),
+              bni_at(sheet->at.dx, at, kind.type), vectors, BNI_LANES, &sheet->hints, stream,
+              kind.type);
     BNI_EACH_VECTOR(v) {
         grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes,
                           columns ? position + v * BNI_LANES : NULL, &by, way, kind, stream);
@@ -764,7 +824,7 @@ BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
     const row_way way = way_of_row(&sheet->form, 0, coef->slope == NULL, kind.act);
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const size_t at = p * sheet->form.plane_stride;
-        const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at);
+        const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at, kind.type);
         const vector_coef by = load_vector_coef(coef, p, BNI_LANES, true);
         BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, kind);
         BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
@@ -779,27 +839,84 @@ BNI_INLINE void grad_input_sheet(const bni_sheet *sheet, const bni_coef *coef,
     if (own.form.plane_stride != 0) {
         grad_input_planes(&own, &values, kind);
     } else {
-        BNI_WRITE_ROWS(grad_input_tile, &own, own.at.dx, own.form.x_stride, &values, kind);
+        BNI_WRITE_ROWS(grad_input_tile, &own, own.at.dx, own.form.x_stride, kind.type, &values,
+                       kind);
     }
 }
 
-static void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_activation act) {
+BNI_INLINE void grad_input(const bni_sheet *sheet, const bni_coef *coef, bni_activation act,
+                           const bni_type type) {
     bni_check_sheet(sheet, SIZE_MAX);
     const bool plain =
         sheet->form.weight == NULL && coef->slope != NULL && sheet->at.dresidual == NULL;
     if (!BNI_VARIANTS || !plain || act.curve > BNI_RELU) {
-        grad_input_sheet(sheet, coef, (input_kind){act, false});
+        grad_input_sheet(sheet, coef, (input_kind){type, act, false});
     } else if (act.curve == BNI_LINEAR) {
-        grad_input_sheet(sheet, coef, (input_kind){linear, true});
+        grad_input_sheet(sheet, coef, (input_kind){type, linear, true});
     } else if (act.by_y) {
-        grad_input_sheet(sheet, coef, (input_kind){relu_by_y, true});
+        grad_input_sheet(sheet, coef, (input_kind){type, relu_by_y, true});
     } else {
-        grad_input_sheet(sheet, coef, (input_kind){relu, true});
+        grad_input_sheet(sheet, coef, (input_kind){type, relu, true});
     }
 }
 
+/* ---- Conversions ---------------------------------------------------------------------------- */
+
+BNI_INLINE void to_floats(size_t count, const void *from, float *to, const bni_type type) {
+    for (size_t i = 0; i < count; i += BNI_LANES) {
+        const size_t lanes = least(count - i, BNI_LANES);
+        const vf floats = load_or_zero(bni_at(from, i, type), lanes, type);
+        store(to + i, lanes, vf_quiet(floats), false, BNI_F32);
+    }
+}
+
+BNI_INLINE void from_floats(size_t count, const float *from, void *to, const bni_type type) {
+    for (size_t i = 0; i < count; i += BNI_LANES) {
+        const size_t lanes = least(count - i, BNI_LANES);
+        const vf floats = load_or_zero(from + i, lanes, BNI_F32);
+        store(bni_out_at(to, i, type), lanes, vf_quiet(floats), false, type);
+    }
+}
+
+/* ---- Tables --------------------------------------------------------------------------------- */
+
+#define BNI_DEFINE_KERNELS(name, type)                                                             \
+    static void moments_##name(const bni_sheet *sheet, const float *pivot, double *s1,             \
+                               double *s2) {                                                       \
+        moments(sheet, pivot, s1, s2, type);                                                       \
+    }                                                                                              \
+    static void normalize_##name(const bni_sheet *sheet, const bni_coef *coef,                     \
+                                 bni_activation act) {                                             \
+        normalize(sheet, coef, act, type);                                                         \
+    }                                                                                              \
+    static void grad_sums_##name(const bni_sheet *sheet, const bni_coef *coef, bni_activation act, \
+                                 double *s1, double *s2) {                                         \
+        grad_sums(sheet, coef, act, s1, s2, type);                                                 \
+    }                                                                                              \
+    static void grad_input_##name(const bni_sheet *sheet, const bni_coef *coef,                    \
+                                  bni_activation act) {                                            \
+        grad_input(sheet, coef, act, type);                                                        \
+    }                                                                                              \
+    static void to_floats_##name(size_t count, const void *from, float *to) {                      \
+        to_floats(count, from, to, type);                                                          \
+    }                                                                                              \
+    static void from_floats_##name(size_t count, const float *from, void *to) {                    \
+        from_floats(count, from, to, type);                                                        \
+    }
+
+#define BNI_KERNELS_OF(name)                                                                       \
+    {                                                                                              \
+        .moments = moments_##name, .weigh = weigh, .normalize = normalize_##name,                  \
+        .grad_sums = grad_sums_##name, .grad_input = grad_input_##name,                            \
+        .to_floats = to_floats_##name, .from_floats = from_floats_##name                           \
+    }
+
+BNI_DEFINE_KERNELS(f32, BNI_F32)
+BNI_DEFINE_KERNELS(bf16, BNI_BF16)
+BNI_DEFINE_KERNELS(f16, BNI_F16)
+
 #define BNI_DATA_KERNELS                                                                           \
     {                                                                                              \
-        .moments = moments, .weigh = weigh, .normalize = normalize, .grad_sums = grad_sums,        \
-        .grad_input = grad_input                                                                   \
+        [BNI_F32] = BNI_KERNELS_OF(f32), [BNI_BF16] = BNI_KERNELS_OF(bf16),                        \
+        [BNI_F16] = BNI_KERNELS_OF(f16)                                                            \
     }

@@ -1,5 +1,6 @@
 /*
- * The library's arithmetic: one table of functions per instruction set, over data and over features.
+ * The library's arithmetic: one table of functions per instruction set, over data of each element
+ * type and over features.
  */
 #ifndef BNI_KERNELS_H
 #define BNI_KERNELS_H
@@ -9,7 +10,7 @@
 
 typedef struct bn_kernels {
     const char *name; /* what bn_layer_isa calls it */
-    bni_data_kernels data;
+    bni_data_kernels data[BNI_TYPES];
     bni_feature_kernels features;
 } bn_kernels;
 

@@ -1,4 +1,4 @@
-/* Kernels for AVX2 and FMA. */
+/* Kernels for AVX2, FMA and F16C. */
 #include "kernels/simd_avx2.h"
 
 #include "kernels/template.h"

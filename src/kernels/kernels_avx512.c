@@ -1,4 +1,4 @@
-/* Kernels for AVX-512F and VL. */
+/* Kernels for AVX-512F, BW and VL. */
 #include "kernels/simd_avx512.h"
 
 #include "kernels/template.h"

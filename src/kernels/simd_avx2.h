@@ -1,4 +1,4 @@
-/* The vector vocabulary of data_template.h (see simd_base.h) for AVX2 and FMA. */
+/* The vector vocabulary of data_template.h (see simd_base.h) for AVX2, FMA and F16C. */
 #include "kernels/bits.h"
 
 #include <immintrin.h>
@@ -12,6 +12,7 @@
 #define BNI_VARIANTS  1
 
 typedef __m256 vf;
+typedef __m128i vh;
 
 typedef struct vd {
     __m256d low, high;
@@ -50,10 +51,10 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     }
 }
 
-static inline vf vf_part(vf a, size_t count) {
+static inline vf vf_part(vf a, size_t count, vf rest) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lane);
-    return _mm256_and_ps(a, _mm256_castsi256_ps(wanted));
+    return _mm256_blendv_ps(rest, a, _mm256_castsi256_ps(wanted));
 }
 
 static inline void vf_stream(float *to, vf v) {
@@ -104,6 +105,87 @@ static inline vf vf_leaky(vf z, vf slope, vf a) {
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+
+static inline vh vh_load(const void *from) {
+    return _mm_loadu_si128(from);
+}
+
+static inline void vh_store(void *to, vh h) {
+    _mm_storeu_si128(to, h);
+}
+
+static inline vh vh_load_part(const void *from, size_t count) {
+    const char *at = from;
+    uint64_t four = 0, rest = 0;
+    if ((count & 4) != 0) {
+        memcpy(&four, at, sizeof four);
+        at += sizeof four;
+    }
+    if ((count & 2) != 0) {
+        uint32_t two;
+        memcpy(&two, at, sizeof two);
+        rest = two;
+        at += sizeof two;
+    }
+    if ((count & 1) != 0) {
+        uint16_t one;
+        memcpy(&one, at, sizeof one);
+        rest |= (uint64_t)one << ((count & 2) << 4);
+    }
+    return (count & 4) != 0 ? _mm_set_epi64x((int64_t)rest, (int64_t)four)
+                            : _mm_set_epi64x(0, (int64_t)rest);
+}
+
+static inline void vh_store_part(void *to, size_t count, vh h) {
+    char *at = to;
+    uint64_t part = (uint64_t)_mm_cvtsi128_si64(h);
+    if ((count & 4) != 0) {
+        memcpy(at, &part, sizeof part);
+        part = (uint64_t)_mm_extract_epi64(h, 1);
+        at += sizeof part;
+    }
+    if ((count & 2) != 0) {
+        const uint32_t two = (uint32_t)part;
+        memcpy(at, &two, sizeof two);
+        part >>= 32;
+        at += sizeof two;
+    }
+    if ((count & 1) != 0) {
+        const uint16_t one = (uint16_t)part;
+        memcpy(at, &one, sizeof one);
+    }
+}
+
+static inline void vh_stream(void *to, vh h) {
+    _mm_stream_si128(to, h);
+}
+
+static inline vf vf_from_f16(vh h) {
+    return _mm256_cvtph_ps(h);
+}
+
+static inline vh vh_f16(vf a) {
+    return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+}
+
+static inline vf vf_from_bf16(vh h) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+static inline vf vf_quiet(vf a) {
+    const vf nan = _mm256_cmp_ps(a, a, _CMP_UNORD_Q);
+    return _mm256_or_ps(a, _mm256_and_ps(nan, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000))));
+}
+
+static inline vh vh_bf16(vf a) {
+    const __m256i bits = _mm256_castps_si256(a), one = _mm256_set1_epi32(1);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+    const __m256i near = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const vf upper =
+        _mm256_blendv_ps(_mm256_castsi256_ps(near), vf_quiet(a), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(upper), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 
 static inline vd vd_load(const double *from) {

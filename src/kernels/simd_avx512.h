@@ -1,4 +1,4 @@
-/* The vector vocabulary of data_template.h (see simd_base.h) for AVX-512F and VL. */
+/* The vector vocabulary of data_template.h (see simd_base.h) for AVX-512F, BW and VL. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -9,6 +9,7 @@
 #define BNI_VARIANTS  1
 
 typedef __m512 vf;
+typedef __m256i vh;
 
 typedef struct vd {
     __m512d low, high;
@@ -34,8 +35,8 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     _mm512_mask_storeu_ps(to, first_lanes(count), v);
 }
 
-static inline vf vf_part(vf a, size_t count) {
-    return _mm512_maskz_mov_ps(first_lanes(count), a);
+static inline vf vf_part(vf a, size_t count, vf rest) {
+    return _mm512_mask_mov_ps(rest, first_lanes(count), a);
 }
 
 static inline void vf_stream(float *to, vf v) {
@@ -86,6 +87,54 @@ static inline vf vf_leaky(vf z, vf slope, vf a) {
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {
     return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_EQ_OQ), a);
+}
+
+static inline vh vh_load(const void *from) {
+    return _mm256_loadu_si256(from);
+}
+
+static inline void vh_store(void *to, vh h) {
+    _mm256_storeu_si256(to, h);
+}
+
+static inline vh vh_load_part(const void *from, size_t count) {
+    return _mm256_maskz_loadu_epi16(first_lanes(count), from);
+}
+
+static inline void vh_store_part(void *to, size_t count, vh h) {
+    _mm256_mask_storeu_epi16(to, first_lanes(count), h);
+}
+
+static inline void vh_stream(void *to, vh h) {
+    _mm256_stream_si256(to, h);
+}
+
+static inline vf vf_from_f16(vh h) {
+    return _mm512_cvtph_ps(h);
+}
+
+static inline vh vh_f16(vf a) {
+    return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+}
+
+static inline vf vf_from_bf16(vh h) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+static inline vf vf_quiet(vf a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    return _mm512_castsi512_ps(_mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                                    bits, _mm512_set1_epi32(0x400000)));
+}
+
+/* (AVX512_BF16's own conversion takes subnormals for 0.) */
+static inline vh vh_bf16(vf a) {
+    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+    const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i upper = _mm512_mask_or_epi32(near, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), bits,
+                                               _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper, 16));
 }
 
 static inline vd vd_load(const double *from) {

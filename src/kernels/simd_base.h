@@ -6,9 +6,9 @@
  * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
  * BNI_SUMS_TILE     the same where sums are formed: a cache line, or more
  * BNI_VARIANTS      1: a kernel has code of its own for each case; 0: all go through the same
- * vf, vd            BNI_LANES floats; as many doubles
+ * vf, vd, vh        BNI_LANES floats; as many doubles; as many of a half type, as bits
  */
-#include "kernels/bits.h"
+#include "kernels/element.h"
 
 #include <stddef.h>
 
@@ -23,6 +23,10 @@
 
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vf_bits __attribute__((vector_size(16)));
+
+typedef struct vh {
+    uint16_t lane[BNI_LANES];
+} vh;
 
 /* Twice as long as any vector that SSE2 or NEON has: not as an argument, whose place would depend on
  * what the target has. */
@@ -64,11 +68,11 @@ static inline vf vf_set1(float value) {
     return (vf){value, value, value, value};
 }
 
-/* The first `count` lanes; 0 in the others. */
-static inline vf vf_part(vf a, size_t count) {
+/* The first `count` lanes; those of `rest` behind them. */
+static inline vf vf_part(vf a, size_t count, vf rest) {
     float lane[BNI_LANES];
     vf_store(lane, a);
-    return vf_load_part(lane, count, vf_set1(0.0f));
+    return vf_load_part(lane, count, rest);
 }
 
 /* Past the caches, where there are instructions for it; to is at a multiple of a vector's size. */
@@ -126,6 +130,83 @@ static inline vf vf_where_zero(vf z, vf a, vf b) {
     const vf_bits zero = (vf_bits)((vf_bits)z << 1 == 0u);
     return (vf)(((vf_bits)a & zero) | ((vf_bits)b & ~zero));
 }
+
+/* ---- Half types, at addresses of any alignment ---- */
+
+static inline vh vh_load(const void *from) {
+    vh h;
+    memcpy(&h, from, sizeof h);
+    return h;
+}
+
+static inline void vh_store(void *to, vh h) {
+    memcpy(to, &h, sizeof h);
+}
+
+/* The first `count` lanes; 0 in the others. */
+static __attribute__((noinline)) vh vh_load_part(const void *from, size_t count) {
+    vh h = {0};
+    memcpy(&h, from, count * sizeof(uint16_t));
+    return h;
+}
+
+static __attribute__((noinline)) void vh_store_part(void *to, size_t count, vh h) {
+    memcpy(to, &h, count * sizeof(uint16_t));
+}
+
+/* As vf_stream. */
+static inline void vh_stream(void *to, vh h) {
+#if defined(__SSE2__)
+    long long four;
+    memcpy(&four, &h, sizeof four);
+    _mm_stream_si64(to, four);
+#else
+    vh_store(to, h);
+#endif
+}
+
+/* (Functions, as there is much of them.) */
+static __attribute__((noinline)) vf vf_from_f16(vh h) {
+    float lane[BNI_LANES];
+    for (size_t l = 0; l < BNI_LANES; l++) {
+        lane[l] = bni_float_of_f16(h.lane[l]);
+    }
+    return vf_load(lane);
+}
+
+static __attribute__((noinline)) vh vh_f16(vf a) {
+    vh h;
+    float lane[BNI_LANES];
+    vf_store(lane, a);
+    for (size_t l = 0; l < BNI_LANES; l++) {
+        h.lane[l] = (uint16_t)bni_f16_of(lane[l]);
+    }
+    return h;
+}
+
+/* A NaN that is not quiet stays so. */
+static inline vf vf_from_bf16(vh h) {
+    const vf_bits bits = {h.lane[0], h.lane[1], h.lane[2], h.lane[3]};
+    return (vf)(bits << 16);
+}
+
+/* Makes every NaN quiet. */
+static inline vf vf_quiet(vf a) {
+    const vf_bits nan = (vf_bits)(((vf_bits)a & 0x7fffffffu) > BNI_INF_BITS);
+    return (vf)((vf_bits)a | (nan & 0x400000u));
+}
+
+static __attribute__((noinline)) vh vh_bf16(vf a) {
+    vh h;
+    float lane[BNI_LANES];
+    vf_store(lane, a);
+    for (size_t l = 0; l < BNI_LANES; l++) {
+        h.lane[l] = (uint16_t)bni_bf16_of(lane[l]);
+    }
+    return h;
+}
+
+/* ---- Doubles ---- */
 
 static inline vd vd_load(const double *from) {
     vd v;

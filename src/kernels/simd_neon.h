@@ -10,6 +10,7 @@
 #define BNI_VARIANTS  1
 
 typedef float32x4_t vf;
+typedef uint16x4_t vh;
 
 typedef struct vd {
     float64x2_t low, high;
@@ -37,10 +38,10 @@ static inline void vf_store_part(float *to, size_t count, vf v) {
     memcpy(to, lane, count * sizeof *lane);
 }
 
-static inline vf vf_part(vf a, size_t count) {
+static inline vf vf_part(vf a, size_t count, vf rest) {
     float lane[BNI_LANES];
     vst1q_f32(lane, a);
-    return vf_load_part((const float *)lane, count, vdupq_n_f32(0.0f));
+    return vf_load_part((const float *)lane, count, rest);
 }
 
 /* There is no streaming store of one vector that C can name: an ordinary one. */
@@ -103,6 +104,57 @@ static inline vf vf_leaky(vf z, vf slope, vf a) {
 
 static inline vf vf_where_zero(vf z, vf a, vf b) {
     return vbslq_f32(vceqzq_f32(z), a, b);
+}
+
+static inline vh vh_load(const void *from) {
+    return vreinterpret_u16_u8(vld1_u8(from));
+}
+
+static inline void vh_store(void *to, vh h) {
+    vst1_u8(to, vreinterpret_u8_u16(h));
+}
+
+static inline vh vh_load_part(const void *from, size_t count) {
+    uint16_t lane[BNI_LANES] = {0};
+    memcpy(lane, from, count * sizeof *lane);
+    return vld1_u16(lane);
+}
+
+static inline void vh_store_part(void *to, size_t count, vh h) {
+    uint16_t lane[BNI_LANES];
+    vst1_u16(lane, h);
+    memcpy(to, lane, count * sizeof *lane);
+}
+
+static inline void vh_stream(void *to, vh h) {
+    vh_store(to, h);
+}
+
+static inline vf vf_from_f16(vh h) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(h));
+}
+
+/* In the caller's rounding mode: the instruction knows no other. */
+static inline vh vh_f16(vf a) {
+    return vreinterpret_u16_f16(vcvt_f16_f32(a));
+}
+
+static inline vf vf_from_bf16(vh h) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(h), 16));
+}
+
+static inline vf vf_quiet(vf a) {
+    const uint32x4_t number = vceqq_f32(a, a);
+    return vreinterpretq_f32_u32(
+        vorrq_u32(vreinterpretq_u32_f32(a), vbicq_u32(vdupq_n_u32(0x400000u), number)));
+}
+
+static inline vh vh_bf16(vf a) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a), one = vdupq_n_u32(1);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), one);
+    const uint32x4_t near = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fffu)));
+    const uint32x4_t upper = vbslq_u32(vceqq_f32(a, a), near, vreinterpretq_u32_f32(vf_quiet(a)));
+    return vshrn_n_u32(upper, 16);
 }
 
 static inline vd vd_load(const double *from) {

@@ -267,7 +267,7 @@ static void check_normalize(const setting *s, const bn_kernels *kernels) {
         const bni_coef coef = coef_of(s, true);
         sheet.at.residual = variant & 1 ? input(s, RESIDUAL, 0.125f) : NULL;
         float *out = sheet.at.out = output(s, OUT);
-        kernels->data.normalize(&sheet, &coef, *act);
+        kernels->data[BNI_F32].normalize(&sheet, &coef, *act);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double z = z_at(&sheet, &coef, p) +
@@ -289,7 +289,7 @@ static void check_grad_input(const setting *s, const bn_kernels *kernels) {
         sheet.at.y = act.by_y ? input(s, Y, 1.0f) : NULL;
         float *dresidual = sheet.at.dresidual = variant & 4 ? output(s, DRESIDUAL) : NULL;
         float *dx = sheet.at.dx = output(s, DX);
-        kernels->data.grad_input(&sheet, &coef, act);
+        kernels->data[BNI_F32].grad_input(&sheet, &coef, act);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double g = g_at(&sheet, &coef, &act, p);
@@ -328,7 +328,7 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
     double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
     double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
     double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0}, total = 0;
-    kernels->data.moments(&sheet, pivot, s1, s2);
+    kernels->data[BNI_F32].moments(&sheet, pivot, s1, s2);
     place p;
     for (size_t k = 0; next_place(s->of, k, &p); k++) {
         const double d = value_at(sheet.at.x, p) - (double)pivot[p.column];
@@ -338,7 +338,7 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
     }
     check_sums(s, "moments", 0, s1, s2, add1, add2);
     if (bni_weighs_columns(&sheet.form)) {
-        assert_true(kernels->data.weigh(&sheet.form) == total);
+        assert_true(kernels->data[BNI_F32].weigh(&sheet.form) == total);
     }
 }
 
@@ -356,7 +356,7 @@ static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
         double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
         double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
         double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
-        kernels->data.grad_sums(&sheet, &coef, act, s1, s2);
+        kernels->data[BNI_F32].grad_sums(&sheet, &coef, act, s1, s2);
         place p;
         for (size_t k = 0; next_place(s->of, k, &p); k++) {
             const double g = g_at(&sheet, &coef, &act, p);
@@ -416,7 +416,7 @@ static void at_weight_0_dx_is_that_of_constants(void **state) {
         }
         sheet.at.dy = input(&s, DY, 0.5f);
         float *dx = sheet.at.dx = output(&s, DX);
-        bni_kernels_select()->data.grad_input(&sheet, &coef, (bni_activation){0});
+        bni_kernels_select()->data[BNI_F32].grad_input(&sheet, &coef, (bni_activation){0});
         place p;
         for (size_t m = 0; next_place(s.of, m, &p); m++) {
             if (weight_at(&sheet, p) == 0) {
@@ -494,12 +494,12 @@ static void check_odd(const bn_kernels *kernels, bni_activation act, bool plane)
                              .hints = {.band = 1}};
     bni_sheet first = sheet;
     first.at.out = relu;
-    kernels->data.normalize(&first, &coef, activations[1]);
+    kernels->data[BNI_F32].normalize(&first, &coef, activations[1]);
     for (int by_y = 0; by_y < 2; by_y++) {
         act.by_y = by_y && act.curve != BNI_LINEAR;
         feclearexcept(FE_ALL_EXCEPT);
-        kernels->data.normalize(&sheet, &coef, act);
-        kernels->data.grad_input(&sheet, &coef, act);
+        kernels->data[BNI_F32].normalize(&sheet, &coef, act);
+        kernels->data[BNI_F32].grad_input(&sheet, &coef, act);
         const int raised = fetestexcept(FE_INVALID | FE_OVERFLOW | FE_DIVBYZERO);
         for (size_t k = 0; k < PAIRS; k++) {
             assert_like(y[k], odd_act(&act, x[k], relu[k]), "act", k);
