@@ -1,8 +1,8 @@
 /*
- * Every variant of every kernel, on data of a few KB: each array, of data and of what belongs to
+ * Every variant of every kernel, for each element type, on data of a few KB: each array, of data and of what belongs to
  * columns or features, ends at a page that may not be touched, or begins behind one. All numbers are
  * multiples of small powers of two, so that whatever the order of operations the result is exact: it
- * must be equal to the plain formula's.
+ * must be equal to the plain formula's, or the element nearest to it.
  */
 #include "support.h"
 
@@ -80,8 +80,9 @@ static const form forms[] = {
 
 typedef struct setting {
     const form *of;
+    bni_type type;
     bool at_end, stream, ahead, weighted, positions; /* positions: and weighted */
-    size_t band, shift; /* where an output begins, in elements, unless it ends at the guard */
+    size_t band, shift; /* where an output begins, in bytes, unless it ends at the guard */
 } setting;
 
 /* How many values belong to columns: one a plane. */
@@ -102,16 +103,34 @@ static size_t count_of(const form *f) {
                           : f->planes * plane_of(f) - f->plane_gap;
 }
 
-static float *output(const setting *s, size_t which) {
-    float *values = floats(&buffers[which], count_of(s->of), s->at_end);
+static size_t bytes_of(const setting *s) {
+    return count_of(s->of) * bni_bytes_of(s->type);
+}
+
+static void *output(const setting *s, size_t which) {
+    char *values = guarded_place(&buffers[which], bytes_of(s), s->at_end);
     values += s->at_end ? 0 : s->shift;
-    fill_pattern(values, count_of(s->of) * sizeof *values);
+    fill_pattern(values, bytes_of(s));
     return values;
 }
 
-static const float *input(const setting *s, size_t which, float step) {
+/* Every type has these multiples. */
+static const void *input(const setting *s, size_t which, float step) {
+    float values[4096];
     const size_t count = count_of(s->of);
-    return fill_multiples(floats(&buffers[which], count, s->at_end), count, step, (unsigned)which);
+    unsigned char *placed = guarded_place(&buffers[which], bytes_of(s), s->at_end);
+    assert_true(count <= COUNT_OF(values));
+    fill_multiples(values, count, step, (unsigned)which);
+    if (s->type == BNI_F32) {
+        return memcpy(placed, values, bytes_of(s));
+    }
+    for (size_t k = 0; k < count; k++) {
+        const uint16_t half =
+            (uint16_t)(s->type == BNI_BF16 ? bni_bf16_of(values[k]) : bni_f16_of(values[k]));
+        assert_true(bni_nearest_element(values[k], s->type) == values[k]);
+        memcpy(placed + k * sizeof half, &half, sizeof half);
+    }
+    return placed;
 }
 
 static bni_sheet sheet_of(const setting *s) {
@@ -173,21 +192,23 @@ static bni_coef coef_of(const setting *s, bool constant) {
 /* One element of a sheet. */
 typedef struct place {
     size_t at, column, row;
+    bni_type type;
 } place;
 
-/* The next element, in any order; false behind the last. Begins with {0, 0, 0} and k = 0. */
-static bool next_place(const form *f, size_t k, place *p) {
+/* The next element, in any order; false behind the last. Begins with k = 0. */
+static bool next_place(const setting *s, size_t k, place *p) {
+    const form *f = s->of;
     const size_t row = k / f->cols, in = k % f->cols;
     if (f->planes == 0) {
-        *p = (place){row * stride_of(f) + in, in, row};
+        *p = (place){row * stride_of(f) + in, in, row, s->type};
         return row < f->rows;
     }
-    *p = (place){row * plane_of(f) + in, row, 0};
+    *p = (place){row * plane_of(f) + in, row, 0, s->type};
     return row < f->planes;
 }
 
 static double value_at(const void *values, place p) {
-    return (double)((const float *)values)[p.at];
+    return (double)bni_load_element(values, p.at, p.type);
 }
 
 static double weight_at(const bni_sheet *sheet, place p) {
@@ -238,9 +259,9 @@ static double g_at(const bni_sheet *sheet, const bni_coef *coef, const bni_activ
 
 static void describe_setting(const setting *s, const char *kernel, int variant) {
     const form *f = s->of;
-    print_error("%s %d: %zu x %zu + %zu, %zu planes, band %zu, shift %zu%s%s%s%s\n", kernel,
-                variant, f->rows, f->cols, f->gap, f->planes, s->band, s->shift,
-                s->at_end ? ", at the end" : "", s->stream ? ", streamed" : "",
+    print_error("%s %d, type %d: %zu x %zu + %zu, %zu planes, band %zu, shift %zu%s%s%s%s\n",
+                kernel, variant, (int)s->type, f->rows, f->cols, f->gap, f->planes, s->band,
+                s->shift, s->at_end ? ", at the end" : "", s->stream ? ", streamed" : "",
                 s->ahead ? ", ahead" : "",
                 s->positions  ? ", weighted twice"
                 : s->weighted ? ", weighted"
@@ -248,37 +269,39 @@ static void describe_setting(const setting *s, const char *kernel, int variant) 
 }
 
 /* out[element] is what it should be, and is then as if it had not been written. */
-static void check_element(const setting *s, const char *kernel, int variant, float *out, place p,
-                          double want) {
-    if ((double)out[p.at] != want) {
+static void check_element(const setting *s, const char *kernel, int variant, void *out, place p,
+                          double exact) {
+    const double want = (double)bni_nearest_element((float)exact, s->type);
+    const double got = value_at(out, p);
+    if (got != want) {
         describe_setting(s, kernel, variant);
-        print_error("element %zu is %g, not %g\n", p.at, (double)out[p.at], want);
+        print_error("element %zu is %g, not %g\n", p.at, got, want);
         fail();
     }
-    fill_pattern(out + p.at, sizeof *out);
+    fill_pattern(bni_out_at(out, p.at, s->type), bni_bytes_of(s->type));
 }
 
 /* ---- Kernels over data ----------------------------------------------------------------------- */
 
-static void check_normalize(const setting *s, const bn_kernels *kernels) {
+static void check_normalize(const setting *s, const bni_data_kernels *kernels) {
     for (int variant = 0; variant < 2 * (int)COUNT_OF(activations); variant++) {
         const bni_activation *act = &activations[variant / 2];
         bni_sheet sheet = sheet_of(s);
         const bni_coef coef = coef_of(s, true);
         sheet.at.residual = variant & 1 ? input(s, RESIDUAL, 0.125f) : NULL;
-        float *out = sheet.at.out = output(s, OUT);
-        kernels->data[BNI_F32].normalize(&sheet, &coef, *act);
+        void *out = sheet.at.out = output(s, OUT);
+        kernels->normalize(&sheet, &coef, *act);
         place p;
-        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+        for (size_t k = 0; next_place(s, k, &p); k++) {
             const double z = z_at(&sheet, &coef, p) +
                              (sheet.at.residual == NULL ? 0.0 : value_at(sheet.at.residual, p));
             check_element(s, "normalize", variant, out, p, act_of(act, z));
         }
-        assert_pattern(out, count_of(s->of) * sizeof *out);
+        assert_pattern(out, bytes_of(s));
     }
 }
 
-static void check_grad_input(const setting *s, const bn_kernels *kernels) {
+static void check_grad_input(const setting *s, const bni_data_kernels *kernels) {
     for (int variant = 0; variant < 8 * (int)COUNT_OF(activations); variant++) {
         bni_activation act = activations[variant / 8];
         const bool constant = variant & 1;
@@ -287,11 +310,11 @@ static void check_grad_input(const setting *s, const bn_kernels *kernels) {
         const bni_coef coef = coef_of(s, constant);
         sheet.at.dy = input(s, DY, 0.5f);
         sheet.at.y = act.by_y ? input(s, Y, 1.0f) : NULL;
-        float *dresidual = sheet.at.dresidual = variant & 4 ? output(s, DRESIDUAL) : NULL;
-        float *dx = sheet.at.dx = output(s, DX);
-        kernels->data[BNI_F32].grad_input(&sheet, &coef, act);
+        void *dresidual = sheet.at.dresidual = variant & 4 ? output(s, DRESIDUAL) : NULL;
+        void *dx = sheet.at.dx = output(s, DX);
+        kernels->grad_input(&sheet, &coef, act);
         place p;
-        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+        for (size_t k = 0; next_place(s, k, &p); k++) {
             const double g = g_at(&sheet, &coef, &act, p);
             const double d = value_at(sheet.at.x, p) - (double)coef.center[p.column];
             const double through =
@@ -304,7 +327,7 @@ static void check_grad_input(const setting *s, const bn_kernels *kernels) {
                 check_element(s, "grad_input's dresidual", variant, dresidual, p, g);
             }
         }
-        assert_pattern(dx, count_of(s->of) * sizeof *dx);
+        assert_pattern(dx, bytes_of(s));
     }
 }
 
@@ -322,15 +345,15 @@ static void check_sums(const setting *s, const char *kernel, int variant, const 
     }
 }
 
-static void check_moments(const setting *s, const bn_kernels *kernels) {
+static void check_moments(const setting *s, const bni_data_kernels *kernels) {
     const bni_sheet sheet = sheet_of(s);
     const float *pivot = coefficient(s, CENTER, 0.25f, 0);
     double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
     double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
     double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0}, total = 0;
-    kernels->data[BNI_F32].moments(&sheet, pivot, s1, s2);
+    kernels->moments(&sheet, pivot, s1, s2);
     place p;
-    for (size_t k = 0; next_place(s->of, k, &p); k++) {
+    for (size_t k = 0; next_place(s, k, &p); k++) {
         const double d = value_at(sheet.at.x, p) - (double)pivot[p.column];
         add1[p.column] += weight_at(&sheet, p) * d;
         add2[p.column] += weight_at(&sheet, p) * d * d;
@@ -338,11 +361,11 @@ static void check_moments(const setting *s, const bn_kernels *kernels) {
     }
     check_sums(s, "moments", 0, s1, s2, add1, add2);
     if (bni_weighs_columns(&sheet.form)) {
-        assert_true(kernels->data[BNI_F32].weigh(&sheet.form) == total);
+        assert_true(kernels->weigh(&sheet.form) == total);
     }
 }
 
-static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
+static void check_grad_sums(const setting *s, const bni_data_kernels *kernels) {
     for (int variant = 0; variant < 2 * (int)COUNT_OF(activations); variant++) {
         bni_activation act = activations[variant / 2];
         act.by_y = variant & 1 && act.curve != BNI_LINEAR;
@@ -356,9 +379,9 @@ static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
         double *s1 = sums(SUM1, columns_of(s->of), s->at_end);
         double *s2 = sums(SUM2, columns_of(s->of), s->at_end);
         double add1[2 * BNI_PANEL] = {0}, add2[2 * BNI_PANEL] = {0};
-        kernels->data[BNI_F32].grad_sums(&sheet, &coef, act, s1, s2);
+        kernels->grad_sums(&sheet, &coef, act, s1, s2);
         place p;
-        for (size_t k = 0; next_place(s->of, k, &p); k++) {
+        for (size_t k = 0; next_place(s, k, &p); k++) {
             const double g = g_at(&sheet, &coef, &act, p);
             add1[p.column] += g;
             add2[p.column] += g * (value_at(sheet.at.x, p) - (double)coef.center[p.column]);
@@ -367,13 +390,15 @@ static void check_grad_sums(const setting *s, const bn_kernels *kernels) {
     }
 }
 
-static void check_variants(void (*check)(const setting *s, const bn_kernels *kernels),
-                           bool writes) {
-    static const size_t bands[] = {1, 2, 100}, shifts[] = {0, 1, 4, 15};
-    const bn_kernels *kernels = bni_kernels_select();
+/* Of half types a third of the places. */
+static void check_variants_of(void (*check)(const setting *s, const bni_data_kernels *kernels),
+                              bool writes, bni_type type) {
+    static const size_t bands[] = {1, 2, 100}, places[] = {0, 1, 4, 15};
+    const bni_data_kernels *kernels = &bni_kernels_select()->data[type];
     for (size_t k = 0; k < COUNT_OF(forms); k++) {
         for (unsigned bits = 0; bits < 32; bits++) {
             setting s = {.of = &forms[k],
+                         .type = type,
                          .at_end = bits & 1,
                          .stream = bits & 2,
                          .ahead = bits & 4,
@@ -383,12 +408,22 @@ static void check_variants(void (*check)(const setting *s, const bn_kernels *ker
             if ((s.stream && !writes) || (s.positions && !s.weighted)) {
                 continue;
             }
-            for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(shifts) : 1); m++) {
+            for (size_t m = 0; m < (writes ? COUNT_OF(bands) * COUNT_OF(places) : 1); m++) {
+                const size_t begin = writes ? places[m / COUNT_OF(bands)] : 0;
                 s.band = writes ? bands[m % COUNT_OF(bands)] : 100;
-                s.shift = writes ? shifts[m / COUNT_OF(bands)] : 0;
-                check(&s, kernels);
+                s.shift = begin * bni_bytes_of(type) + (type != BNI_F32 && begin == 4);
+                if (type == BNI_F32 || !writes || (m + bits + k) % 3 == 0) {
+                    check(&s, kernels);
+                }
             }
         }
+    }
+}
+
+static void check_variants(void (*check)(const setting *s, const bni_data_kernels *kernels),
+                           bool writes) {
+    for (bni_type type = BNI_F32; type < BNI_TYPES; type++) {
+        check_variants_of(check, writes, type);
     }
 }
 
@@ -406,8 +441,12 @@ static void every_grad_input_is_right(void **state) {
 static void at_weight_0_dx_is_that_of_constants(void **state) {
     (void)state;
     size_t found[2] = {0, 0};
-    for (size_t k = 0; k < COUNT_OF(forms); k++) {
-        const setting s = {.of = &forms[k], .weighted = true, .positions = true, .band = 100};
+    for (size_t k = 0; k < COUNT_OF(forms) * BNI_TYPES; k++) {
+        const setting s = {.of = &forms[k / BNI_TYPES],
+                           .type = (bni_type)(k % BNI_TYPES),
+                           .weighted = true,
+                           .positions = true,
+                           .band = 100};
         bni_sheet sheet = sheet_of(&s);
         const bni_coef coef = coef_of(&s, false);
         for (size_t c = 0; c < columns_of(s.of); c++) {
@@ -415,10 +454,10 @@ static void at_weight_0_dx_is_that_of_constants(void **state) {
             floats(&arrays[OFFSET], columns_of(s.of), false)[c] = NAN;
         }
         sheet.at.dy = input(&s, DY, 0.5f);
-        float *dx = sheet.at.dx = output(&s, DX);
-        bni_kernels_select()->data[BNI_F32].grad_input(&sheet, &coef, (bni_activation){0});
+        void *dx = sheet.at.dx = output(&s, DX);
+        bni_kernels_select()->data[s.type].grad_input(&sheet, &coef, (bni_activation){0});
         place p;
-        for (size_t m = 0; next_place(s.of, m, &p); m++) {
+        for (size_t m = 0; next_place(&s, m, &p); m++) {
             if (weight_at(&sheet, p) == 0) {
                 check_element(&s, "grad_input at weight 0", 0, dx, p,
                               (double)coef.scale[p.column] * value_at(sheet.at.dy, p));

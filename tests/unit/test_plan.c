@@ -17,12 +17,11 @@ enum { MOST_WRITTEN = 700 };
 
 typedef struct marks {
     unsigned char *times; /* how often each element was in a sheet */
-    const float *x;       /* never read */
+    const char *x;        /* never read */
     size_t count;
 } marks;
 
-static void mark(marks *m, const float *at, size_t cols) {
-    const size_t first = (size_t)(at - m->x);
+static void mark(marks *m, size_t first, size_t cols) {
     assert_true(first + cols <= m->count);
     for (size_t c = 0; c < cols; c++) {
         m->times[first + c]++;
@@ -32,17 +31,20 @@ static void mark(marks *m, const float *at, size_t cols) {
 /* Where the weight is of the position that an element of x has. */
 static const float *position_of(const bni_shape *shape, size_t at) {
     const size_t in_sample = at % shape->x_stride;
-    return bni_input_at(shape->position,
-                        at / shape->x_stride * shape->spatial + in_sample % shape->spatial);
+    return shape->position == NULL ? NULL
+                                   : shape->position + at / shape->x_stride * shape->spatial +
+                                         in_sample % shape->spatial;
 }
 
 static void mark_sheet(marks *m, const bni_shape *shape, const bni_sheet *sheet) {
-    const size_t at = (size_t)((const float *)sheet->at.x - m->x);
+    const size_t bytes = shape->type == BNI_F32 ? 4 : 2;
+    const size_t from = (size_t)((const char *)sheet->at.x - m->x), at = from / bytes;
+    assert_true(from % bytes == 0);
     assert_ptr_equal(sheet->form.position, position_of(shape, at));
     for (size_t p = 0; p < sheet->form.planes; p++) {
-        const float *x = (const float *)sheet->at.x + p * sheet->form.plane_stride;
+        const size_t plane = at + p * sheet->form.plane_stride;
         for (size_t r = 0; r < sheet->form.rows; r++) {
-            mark(m, x + r * sheet->form.x_stride, sheet->form.cols);
+            mark(m, plane + r * sheet->form.x_stride, sheet->form.cols);
         }
     }
 }
@@ -97,8 +99,8 @@ static void check_same_sums(const bni_cut *a, const bni_cut *b) {
 }
 
 /* The rows of every sheet that sums are formed of, in their order: with the same ones, for each
- * tuning and each panel, sums are added up in the same order. */
-static uint64_t rows_of_sums(const bni_cut *cut, const float *x, size_t group) {
+ * tuning, type and panel, sums are added up in the same order. */
+static uint64_t rows_of_sums(const bni_cut *cut, const char *x, size_t group) {
     const bni_buffers data = {.x = x};
     uint64_t digest = 0;
     for (size_t chunk = 0; chunk < cut->chunks; chunk++) {
@@ -117,12 +119,17 @@ static void check_shape(const bni_shape *shape, marks *m) {
     const bni_cut tuned = bni_cut_sums(shape, &other, BNI_DX);
     const bni_cut narrow = bni_cut_narrow(&sums);
     const bni_cut *const cuts[] = {&sums, &tuned};
+    bni_shape floats = *shape;
+    floats.type = BNI_F32;
+    const bni_cut of_floats = bni_cut_sums(&floats, &usual, BNI_Y);
     check_same_sums(&sums, &tuned);
+    check_same_sums(&sums, &of_floats);
     assert_true(sums.chunks <= bni_most_chunks(shape->features));
     assert_true(narrow.group_features <= BNI_NARROW && narrow.chunks == sums.chunks);
     check_cut(&narrow, BNI_READS, m);
     const uint64_t order = rows_of_sums(&sums, m->x, 0);
     assert_true(rows_of_sums(&tuned, m->x, 0) == order);
+    assert_true(rows_of_sums(&of_floats, m->x, 0) == order);
     for (size_t group = 0; sums.layout == BNI_ROWS && group < narrow.groups; group++) {
         assert_true(rows_of_sums(&narrow, m->x, group) == order);
     }
@@ -149,10 +156,11 @@ static void every_element_is_in_one_sheet_of_each_pass(void **state) {
     static const float weights[1]; /* whether there are any is all that is looked at */
     ref_random random = {1};
     float *x = malloc(ELEMENTS * sizeof *x);
-    marks m = {.times = malloc(ELEMENTS), .x = x};
+    marks m = {.times = malloc(ELEMENTS), .x = (const char *)x};
     assert_true(x != NULL && m.times != NULL);
     for (int k = 0; k < 400; k++) {
-        bni_shape shape = {.features = any_size(&random, 3000), .spatial = 1};
+        bni_shape shape = {
+            .features = any_size(&random, 3000), .spatial = 1, .type = (bni_type)(k / 2 % 3)};
         if (k % 2) {
             shape.spatial = any_size(&random, 3000);
         }
