@@ -70,11 +70,16 @@ BNI_INLINE size_t elements_to(const void *here, size_t multiple, const bni_type 
     return (multiple - (uintptr_t)here / bni_bytes_of(type) % multiple) % multiple;
 }
 
+/* The columns that are stored at once. */
+BNI_INLINE size_t columns_at_once(const bni_type type) {
+    return type == BNI_F32 ? BNI_LANES : 2 * BNI_LANES;
+}
+
 /* The columns of a row that is streamed before its first whole vector. */
 BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const void *out, size_t stride, size_t row,
                                const bni_type type) {
     return has_lead(sheet, stride, type)
-               ? elements_to(bni_at(out, row * stride, type), BNI_LANES, type)
+               ? elements_to(bni_at(out, row * stride, type), columns_at_once(type), type)
                : 0;
 }
 
@@ -151,6 +156,27 @@ BNI_INLINE void store(void *to, size_t lanes, vf v, const bool stream, const bni
         vf_stream(to, v);
     } else {
         vf_store(to, v);
+    }
+}
+
+/* Vectors side by side; of a half type by two, where there are whole ones. */
+BNI_INLINE void store_row(void *to, const size_t vectors, size_t lanes, const vf *row,
+                          const bool stream, const bni_type type) {
+    if (type == BNI_F32 || vectors % 2 != 0) {
+        BNI_EACH_VECTOR(v) {
+            store(bni_out_at(to, v * BNI_LANES, type), lanes, row[v], stream, type);
+        }
+        return;
+    }
+    BNI_UNROLL for (size_t v = 0; v < vectors; v += 2) {
+        void *const at = bni_out_at(to, v * BNI_LANES, type);
+        const vhh halves =
+            type == BNI_BF16 ? vhh_bf16(row[v], row[v + 1]) : vhh_f16(row[v], row[v + 1]);
+        if (stream) {
+            vhh_stream(at, halves);
+        } else {
+            vhh_store(at, halves);
+        }
     }
 }
 
@@ -619,27 +645,28 @@ typedef struct output_kind {
 } output_kind;
 
 /* add: the residual, where there is one. */
-BNI_INLINE void normalize_vector(const void *x, const void *add, void *y, size_t lanes,
-                                 const vector_affine *by, const output_kind kind,
-                                 const bool stream) {
+BNI_INLINE vf normalized(const void *x, const void *add, size_t lanes, const vector_affine *by,
+                         const output_kind kind) {
     const vf d = vf_sub(load_or_zero(x, lanes, kind.type), by->center);
     vf z = vf_fma(d, by->scale, by->shift);
     if (kind.residual) {
         z = vf_add(z, load_or_zero(add, lanes, kind.type));
     }
-    store(y, lanes, activate(z, kind.act), stream, kind.type);
+    return activate(z, kind.act);
 }
 
 /* Some vectors side by side, each with its own of the coefficients, or all with one. */
 BNI_INLINE void normalize_row(const void *x, const void *add, void *y, const size_t vectors,
                               size_t lanes, const vector_affine *by, const size_t each,
                               const output_kind kind, const bool stream) {
+    vf row[BNI_TILE];
     BNI_EACH_VECTOR(v) {
         const size_t at = v * BNI_LANES;
-        normalize_vector(bni_at(x, at, kind.type),
-                         kind.residual ? bni_at(add, at, kind.type) : NULL,
-                         bni_out_at(y, at, kind.type), lanes, &by[v * each], kind, stream);
+        row[v] =
+            normalized(bni_at(x, at, kind.type), kind.residual ? bni_at(add, at, kind.type) : NULL,
+                       lanes, &by[v * each], kind);
     }
+    store_row(y, vectors, lanes, row, stream, kind.type);
 }
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
@@ -757,15 +784,14 @@ typedef struct input_kind {
 } input_kind;
 
 /* position: the second factors of the lanes' weights, or NULL. */
-BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out, size_t lanes,
-                                  const float *position, const vector_coef *by, const row_way *way,
-                                  const input_kind kind, const bool stream) {
+BNI_INLINE vf input_gradient(const bni_sheet *sheet, size_t in, size_t out, size_t lanes,
+                             const float *position, const vector_coef *by, const row_way *way,
+                             const input_kind kind) {
     const vf center = by->affine.center, scale = by->affine.scale;
-    const bool looks_at_x = kind.plain || way->looks_at_x;
-    const vf d =
-        looks_at_x
-            ? vf_sub(load(bni_at(sheet->at.x, in, kind.type), lanes, center, kind.type), center)
-            : vf_set1(0.0f);
+    vf d = vf_set1(0.0f);
+    if (kind.plain || way->looks_at_x) {
+        d = vf_sub(load(bni_at(sheet->at.x, in, kind.type), lanes, center, kind.type), center);
+    }
     vf g = gradient_at(&sheet->at, out, lanes, d, scale, by->affine.shift, kind.act, kind.type);
     if (!kind.plain && sheet->at.dresidual != NULL) {
         store(bni_out_at(sheet->at.dresidual, out, kind.type), lanes, g, false, kind.type);
@@ -780,7 +806,24 @@ BNI_INLINE void grad_input_vector(const bni_sheet *sheet, size_t in, size_t out,
     } else if (!way->direct) {
         g = vf_fma(way->weight, vf_fma(d, by->slope, by->offset), g);
     }
-    store(bni_out_at(sheet->at.dx, in, kind.type), lanes, vf_mul(scale, g), stream, kind.type);
+    return vf_mul(scale, g);
+}
+
+/* Some vectors side by side, each with its own of the coefficients, or all with one. */
+BNI_INLINE void grad_input_row(const bni_sheet *sheet, size_t in, size_t out, const size_t vectors,
+                               size_t lanes, const float *position, const vector_coef *by,
+                               const size_t each, const row_way *way, const input_kind kind,
+                               const bool stream) {
+    void *const dx = bni_out_at(sheet->at.dx, in, kind.type);
+    vf row[BNI_TILE];
+    fetch_row(bni_at(sheet->at.x, in, kind.type), bni_at(sheet->at.dy, out, kind.type), dx, vectors,
+              lanes, &sheet->hints, stream, kind.type);
+    BNI_EACH_VECTOR(v) {
+        const size_t at = v * BNI_LANES;
+        row[v] = input_gradient(sheet, in + at, out + at, lanes,
+                                position == NULL ? NULL : position + at, &by[v * each], way, kind);
+    }
+    store_row(dx, vectors, lanes, row, stream, kind.type);
 }
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
@@ -790,15 +833,9 @@ BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, con
     vector_coef by[BNI_TILE];
     BNI_EACH_VECTOR(v) by[v] = load_vector_coef(coef, c + v * BNI_LANES, lanes, false);
     for (size_t r = rows.begin; r < rows.end; r++) {
-        const size_t in = r * form->x_stride + c, out = r * form->y_stride + c;
         const row_way way = way_of_row(form, r, coef->slope == NULL, kind.act);
-        fetch_row(bni_at(sheet->at.x, in, kind.type), bni_at(sheet->at.dy, out, kind.type),
-                  bni_at(sheet->at.dx, in, kind.type), vectors, lanes, &sheet->hints, stream,
-                  kind.type);
-        BNI_EACH_VECTOR(v) {
-            grad_input_vector(sheet, in + v * BNI_LANES, out + v * BNI_LANES, lanes, NULL, &by[v],
-                              &way, kind, stream);
-        }
+        grad_input_row(sheet, r * form->x_stride + c, r * form->y_stride + c, vectors, lanes, NULL,
+                       by, 1, &way, kind, stream);
     }
 }
 
@@ -810,13 +847,7 @@ BNI_INLINE void grad_input_vectors(const bni_sheet *sheet, size_t at, const size
     const bool columns = !kind.plain && sheet->form.position != NULL;
     const float *position =
         columns ? sheet->form.position + (at - plane * sheet->form.plane_stride) : NULL;
-    fetch_row(bni_at(sheet->at.x, at, kind.type), bni_at(sheet->at.dy, at, kind.type),
-              bni_at(sheet->at.dx, at, kind.type), vectors, BNI_LANES, &sheet->hints, stream,
-              kind.type);
-    BNI_EACH_VECTOR(v) {
-        grad_input_vector(sheet, at + v * BNI_LANES, at + v * BNI_LANES, lanes,
-                          columns ? position + v * BNI_LANES : NULL, &by, way, kind, stream);
-    }
+    grad_input_row(sheet, at, at, vectors, lanes, position, &by, 0, way, kind, stream);
 }
 
 BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,

@@ -13,6 +13,7 @@
 
 typedef __m256 vf;
 typedef __m128i vh;
+typedef __m256i vhh;
 
 typedef struct vd {
     __m256d low, high;
@@ -178,14 +179,44 @@ static inline vf vf_quiet(vf a) {
     return _mm256_or_ps(a, _mm256_and_ps(nan, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000))));
 }
 
-static inline vh vh_bf16(vf a) {
+/* The nearest bf16 in a lane's lower half; not of NaN. */
+static inline __m256i near_bf16(vf a) {
     const __m256i bits = _mm256_castps_si256(a), one = _mm256_set1_epi32(1);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
     const __m256i near = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    const vf upper =
-        _mm256_blendv_ps(_mm256_castsi256_ps(near), vf_quiet(a), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const __m256i halves = _mm256_srli_epi32(_mm256_castps_si256(upper), 16);
+    return _mm256_srli_epi32(near, 16);
+}
+
+static inline __m256i near_or_nan(vf a) {
+    const __m256i quiet = _mm256_srli_epi32(_mm256_castps_si256(vf_quiet(a)), 16);
+    return _mm256_blendv_epi8(near_bf16(a), quiet,
+                              _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
+}
+
+static inline vh vh_bf16(vf a) {
+    const __m256i halves = near_or_nan(a);
     return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
+static inline vhh vhh_bf16(vf a, vf b) {
+    __m256i low = near_bf16(a), high = near_bf16(b);
+    if (_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_UNORD_Q)) != 0) {
+        low = near_or_nan(a);
+        high = near_or_nan(b);
+    }
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8); /* 0, 2, 1, 3 */
+}
+
+static inline vhh vhh_f16(vf a, vf b) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(vh_f16(a)), vh_f16(b), 1);
+}
+
+static inline void vhh_store(void *to, vhh h) {
+    _mm256_storeu_si256(to, h);
+}
+
+static inline void vhh_stream(void *to, vhh h) {
+    _mm256_stream_si256(to, h);
 }
 
 static inline vd vd_load(const double *from) {

@@ -10,6 +10,7 @@
 
 typedef __m512 vf;
 typedef __m256i vh;
+typedef __m512i vhh;
 
 typedef struct vd {
     __m512d low, high;
@@ -127,14 +128,46 @@ static inline vf vf_quiet(vf a) {
                                                     bits, _mm512_set1_epi32(0x400000)));
 }
 
-/* (AVX512_BF16's own conversion takes subnormals for 0.) */
+/* The nearest bf16 in a lane's upper half; not of NaN. (AVX512_BF16's own conversion takes subnormals
+ * for 0, and finding these costs more than it spares.) */
+static inline __m512i near_bf16(vf a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __m512i almost = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    return _mm512_mask_add_epi32(almost, odd, bits, _mm512_set1_epi32(0x8000));
+}
+
+static inline __m512i near_or_nan(vf a) {
+    return _mm512_mask_mov_epi32(near_bf16(a), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                 _mm512_castps_si512(vf_quiet(a)));
+}
+
 static inline vh vh_bf16(vf a) {
-    const __m512i bits = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
-    const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __m512i upper = _mm512_mask_or_epi32(near, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), bits,
-                                               _mm512_set1_epi32(0x400000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(upper, 16));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(near_or_nan(a), 16));
+}
+
+static inline vhh vhh_bf16(vf a, vf b) {
+    const __m512i upper =
+        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    __m512i low = near_bf16(a), high = near_bf16(b);
+    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) {
+        low = near_or_nan(a);
+        high = near_or_nan(b);
+    }
+    return _mm512_permutex2var_epi16(low, upper, high);
+}
+
+static inline vhh vhh_f16(vf a, vf b) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(vh_f16(a)), vh_f16(b), 1);
+}
+
+static inline void vhh_store(void *to, vhh h) {
+    _mm512_storeu_si512(to, h);
+}
+
+static inline void vhh_stream(void *to, vhh h) {
+    _mm512_stream_si512(to, h);
 }
 
 static inline vd vd_load(const double *from) {

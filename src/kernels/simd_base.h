@@ -6,7 +6,7 @@
  * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
  * BNI_SUMS_TILE     the same where sums are formed: a cache line, or more
  * BNI_VARIANTS      1: a kernel has code of its own for each case; 0: all go through the same
- * vf, vd, vh        BNI_LANES floats; as many doubles; as many of a half type, as bits
+ * vf, vd, vh, vhh   BNI_LANES floats; as many doubles; as many of a half type, as bits; twice as many
  */
 #include "kernels/element.h"
 
@@ -27,6 +27,10 @@ typedef uint32_t vf_bits __attribute__((vector_size(16)));
 typedef struct vh {
     uint16_t lane[BNI_LANES];
 } vh;
+
+typedef struct vhh {
+    vh low, high;
+} vhh;
 
 /* Twice as long as any vector that SSE2 or NEON has: not as an argument, whose place would depend on
  * what the target has. */
@@ -204,6 +208,23 @@ static __attribute__((noinline)) vh vh_bf16(vf a) {
         h.lane[l] = (uint16_t)bni_bf16_of(lane[l]);
     }
     return h;
+}
+
+static inline vhh vhh_f16(vf a, vf b) {
+    return (vhh){vh_f16(a), vh_f16(b)};
+}
+
+static inline vhh vhh_bf16(vf a, vf b) {
+    return (vhh){vh_bf16(a), vh_bf16(b)};
+}
+
+static inline void vhh_store(void *to, vhh h) {
+    memcpy(to, &h, sizeof h);
+}
+
+static inline void vhh_stream(void *to, vhh h) {
+    vh_stream(to, h.low);
+    vh_stream((char *)to + sizeof h.low, h.high);
 }
 
 /* ---- Doubles ---- */

@@ -11,6 +11,7 @@
 
 typedef float32x4_t vf;
 typedef uint16x4_t vh;
+typedef uint16x8_t vhh;
 
 typedef struct vd {
     float64x2_t low, high;
@@ -155,6 +156,22 @@ static inline vh vh_bf16(vf a) {
     const uint32x4_t near = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fffu)));
     const uint32x4_t upper = vbslq_u32(vceqq_f32(a, a), near, vreinterpretq_u32_f32(vf_quiet(a)));
     return vshrn_n_u32(upper, 16);
+}
+
+static inline vhh vhh_f16(vf a, vf b) {
+    return vcombine_u16(vh_f16(a), vh_f16(b));
+}
+
+static inline vhh vhh_bf16(vf a, vf b) {
+    return vcombine_u16(vh_bf16(a), vh_bf16(b));
+}
+
+static inline void vhh_store(void *to, vhh h) {
+    vst1q_u8(to, vreinterpretq_u8_u16(h));
+}
+
+static inline void vhh_stream(void *to, vhh h) {
+    vhh_store(to, h);
 }
 
 static inline vd vd_load(const double *from) {
