@@ -70,7 +70,7 @@ BNI_INLINE size_t elements_to(const void *here, size_t multiple, const bni_type 
     return (multiple - (uintptr_t)here / bni_bytes_of(type) % multiple) % multiple;
 }
 
-/* The columns that are stored at once. */
+/* The columns that are stored at once: of a half type two vectors. */
 BNI_INLINE size_t columns_at_once(const bni_type type) {
     return type == BNI_F32 ? BNI_LANES : 2 * BNI_LANES;
 }
@@ -182,8 +182,8 @@ BNI_INLINE void store_row(void *to, const size_t vectors, size_t lanes, const vf
 
 /* Calls tile(sheet, band, first column, vectors, lanes that count of each vector, whether the
  * output is streamed, ...) over the columns of a band of an output: BNI_TILE vectors at a time, with
- * constants for the last two, and the others one by one. Whole vectors begin `lead` columns into the
- * band. */
+ * constants for the last two, and the others one by one. What is streamed begins `lead` columns into
+ * the band. */
 #define BNI_WRITE_COLUMNS(tile, sheet, band, lead, cols, stream, ...)                              \
     do {                                                                                           \
         size_t c_ = (lead);                                                                        \
@@ -194,12 +194,13 @@ BNI_INLINE void store_row(void *to, const size_t vectors, size_t lanes, const vf
                 tile(sheet, band, c_, BNI_TILE, BNI_LANES, false, __VA_ARGS__);                    \
             }                                                                                      \
         }                                                                                          \
-        bool first_ = (lead) != 0;                                                                 \
-        for (size_t one_ = first_ ? 0 : c_; first_ || one_ < (cols);) {                            \
-            const size_t left_ = first_ ? (lead) : least(BNI_LANES, (cols)-one_);                  \
-            tile(sheet, band, one_, 1, left_, stream, __VA_ARGS__);                                \
-            one_ = first_ ? c_ : one_ + left_;                                                     \
-            first_ = false;                                                                        \
+        for (size_t one_ = (lead) == 0 ? c_ : 0; one_ < (cols);) {                                 \
+            const bool leads_ = one_ < (lead);                                                     \
+            const size_t left_ = least(BNI_LANES, (leads_ ? (lead) : (cols)) - one_);              \
+            tile(sheet, band, one_, 1, left_, stream && !(leads_ && left_ == BNI_LANES),           \
+                 __VA_ARGS__);                                                                     \
+            one_ += left_;                                                                         \
+            one_ = leads_ && one_ == (lead) ? c_ : one_;                                           \
         }                                                                                          \
     } while (0)
 
