@@ -33,13 +33,13 @@ static const char usage[] =
 
 /* Trains all there is to compare, what is shown first. */
 static void train_all(dataset *data, results *out) {
-    for (int k = 0; k < NUM_KINDS; k++)
+    for (network_kind k = 0; k < NUM_KINDS; k++)
         out->shown[k] = train(data, k, learning_rates[MAIN_RATE], FIRST_SEED, NULL, true);
     printf("\nNow at %d learning rates, on %d splits and first weights each ...\n", NUM_RATES,
            NUM_SEEDS);
     for (int r = 0; r < NUM_RATES; r++)
         for (uint64_t seed = FIRST_SEED; seed < FIRST_SEED + NUM_SEEDS; seed++)
-            for (int k = 0; k < NUM_KINDS; k++) {
+            for (network_kind k = 0; k < NUM_KINDS; k++) {
                 const bool known = r == MAIN_RATE && seed == FIRST_SEED;
                 const curve one =
                     known ? out->shown[k] : train(data, k, learning_rates[r], seed, NULL, false);
