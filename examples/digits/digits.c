@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../example.h"
 #include "dataset.h"
 #include "network.h"
 #include "results.h"
@@ -35,6 +36,8 @@ static const char usage[] =
 static void train_all(dataset *data, results *out) {
     for (network_kind k = 0; k < NUM_KINDS; k++)
         out->shown[k] = train(data, k, learning_rates[MAIN_RATE], FIRST_SEED, NULL, true);
+    /* Were it floats after all, nothing else would show. */
+    CLAIM(out->shown[BATCH_NORM_BF16].epochs[0].loss != out->shown[BATCH_NORM].epochs[0].loss);
     printf("\nNow at %d learning rates, on %d splits and first weights each ...\n", NUM_RATES,
            NUM_SEEDS);
     for (int r = 0; r < NUM_RATES; r++)

@@ -34,7 +34,7 @@ static void print_curve_end(const curve *c) {
 }
 
 void results_print(const results *res) {
-    printf("\n              |  with batch normalization |  the same of bfloat16    |  without\n"
+    printf("\n              | with batch normalization | the same of bfloat16     | without\n"
            "learning rate");
     for (int k = 0; k < NUM_KINDS; k++)
         printf(" |    loss      test   95 %%");
