@@ -27,6 +27,7 @@ set xlabel "epoch"
 
 with = "#0060ad"
 without = "#dd6e00"
+bf16 = "#00a0a0"
 
 do for [i = 1:3] {
     set title sprintf("learning rate %g", rates[i])
@@ -37,9 +38,11 @@ do for [i = 1:3] {
         unset ylabel
         unset key
     }
-    plot curves index i - 1 using 2:(100 - $8) with linespoints linewidth 2 pointtype 5 \
+    plot curves index i - 1 using 2:(100 - $11) with linespoints linewidth 2 pointtype 5 \
              pointsize 0.8 linecolor rgb without title "ReLU alone", \
          curves index i - 1 using 2:(100 - $5) with linespoints linewidth 2 pointtype 7 \
-             pointsize 0.8 linecolor rgb with title "batch normalization"
+             pointsize 0.8 linecolor rgb with title "batch normalization", \
+         curves index i - 1 using 2:(100 - $8) with lines linewidth 2 dashtype 2 \
+             linecolor rgb bf16 title "the same of bfloat16"
 }
 unset multiplot

@@ -1,6 +1,6 @@
 /*
- * Trains a small network on hand-written digits, with batch normalization and without, and shows
- * what the layer changes.
+ * Trains a small network on hand-written digits, with batch normalization (of floats, of bfloat16)
+ * and without, and shows what the layer changes.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../example.h"
 #include "dataset.h"
 #include "network.h"
 #include "results.h"
@@ -33,20 +34,20 @@ static const char usage[] =
 
 /* Trains all there is to compare, what is shown first. */
 static void train_all(dataset *data, results *out) {
-    out->shown_with = train(data, true, learning_rates[MAIN_RATE], FIRST_SEED, NULL, true);
-    out->shown_without = train(data, false, learning_rates[MAIN_RATE], FIRST_SEED, NULL, true);
+    for (network_kind k = 0; k < NUM_KINDS; k++)
+        out->shown[k] = train(data, k, learning_rates[MAIN_RATE], FIRST_SEED, NULL, true);
+    /* Were it floats after all, nothing else would show. */
+    CLAIM(out->shown[BATCH_NORM_BF16].epochs[0].loss != out->shown[BATCH_NORM].epochs[0].loss);
     printf("\nNow at %d learning rates, on %d splits and first weights each ...\n", NUM_RATES,
            NUM_SEEDS);
     for (int r = 0; r < NUM_RATES; r++)
-        for (uint64_t seed = FIRST_SEED; seed < FIRST_SEED + NUM_SEEDS; seed++) {
-            const bool known = r == MAIN_RATE && seed == FIRST_SEED;
-            const curve with =
-                known ? out->shown_with : train(data, true, learning_rates[r], seed, NULL, false);
-            const curve without = known ? out->shown_without
-                                        : train(data, false, learning_rates[r], seed, NULL, false);
-            curve_add_to_mean(&out->with[r], &with);
-            curve_add_to_mean(&out->without[r], &without);
-        }
+        for (uint64_t seed = FIRST_SEED; seed < FIRST_SEED + NUM_SEEDS; seed++)
+            for (network_kind k = 0; k < NUM_KINDS; k++) {
+                const bool known = r == MAIN_RATE && seed == FIRST_SEED;
+                const curve one =
+                    known ? out->shown[k] : train(data, k, learning_rates[r], seed, NULL, false);
+                curve_add_to_mean(&out->mean[k][r], &one);
+            }
 }
 
 /* ---- The program ----------------------------------------------------------------------------- */
@@ -110,7 +111,7 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0); /* a line at a time, into a pipe too */
     printf("Hand-written digits of 8 x 8 pixels: %d to train, %d to test\n"
            "Network 64 -> 128 -> 64 -> 10, softmax and cross-entropy, after each hidden layer\n"
-           "batch normalization and ReLU, or ReLU alone\n"
+           "batch normalization (of floats, of bfloat16) and ReLU, or ReLU alone\n"
            "SGD with momentum 0.9 in batches of %d, the learning rate falling linearly to 0\n",
            NUM_TRAIN, NUM_TEST, MAX_BATCH);
     train_all(&data, &res);

@@ -15,17 +15,24 @@ enum { NUM_LAYERS = 3, NUM_HIDDEN = NUM_LAYERS - 1, MAX_WIDTH = 128, MAX_WEIGHTS
 static const size_t widths[NUM_LAYERS + 1] = {NUM_PIXELS, MAX_WIDTH, 64, NUM_CLASSES};
 static const float sgd_momentum = 0.9F;
 
+/* What goes into batch normalization and comes out of it, or its gradient. */
+typedef union activations {
+    float f32[MAX_BATCH * MAX_WIDTH];
+    uint16_t bf16[MAX_BATCH * MAX_WIDTH];
+} activations;
+
 typedef struct dense {
     size_t fan_in, fan_out;
     float weight[MAX_WEIGHTS], dweight[MAX_WEIGHTS]; /* [fan_in][fan_out] */
     float bias[MAX_WIDTH], dbias[MAX_WIDTH];
-    bn_layer norm;                    /* all zero where there is none */
-    float z[MAX_BATCH * MAX_WIDTH];   /* in * weight + bias, kept for backward */
-    float out[MAX_BATCH * MAX_WIDTH]; /* after normalization and ReLU; the last layer has none */
+    bn_layer norm;   /* all zero where there is none */
+    activations z;   /* in * weight + bias, kept for backward; the last layer keeps neither */
+    activations out; /* after normalization and ReLU */
 } dense;
 
 struct network {
     bool batch_norm;
+    bn_dtype dtype; /* of activations */
     worker self;
     dense layers[NUM_LAYERS];
     size_t num_params;
@@ -67,6 +74,22 @@ static void relu_backward(size_t count, const float *restrict z, float *restrict
         d[i] = z[i] > 0 ? d[i] : 0;
 }
 
+/* Products want floats: activations are rounded behind one and widened before the next. */
+static void store(const network *net, size_t count, const float *from, activations *to) {
+    if (net->dtype == BN_DTYPE_BF16)
+        bn_bf16_from_float(count, from, to->bf16);
+    else
+        memcpy(to->f32, from, count * sizeof(float));
+}
+
+/* Returns the activations as floats: themselves, or in room. */
+static const float *load(const network *net, size_t count, const activations *from, float *room) {
+    if (net->dtype != BN_DTYPE_BF16)
+        return from->f32;
+    bn_bf16_to_float(count, from->bf16, room);
+    return room;
+}
+
 /* ---- The network ----------------------------------------------------------------------------- */
 
 static void add_param(network *net, bn_param param) {
@@ -105,15 +128,16 @@ static void layer_init(network *net, dense *layer, size_t fan_in, size_t fan_out
     add_norm(net, &layer->norm);
 }
 
-network *network_new(bool batch_norm, uint64_t seed, const worker *self) {
+network *network_new(network_kind kind, uint64_t seed, const worker *self) {
     network *net = calloc(1, sizeof *net);
     if (net == NULL)
         return NULL;
-    net->batch_norm = batch_norm;
+    net->batch_norm = kind != RELU_ALONE;
+    net->dtype = kind == BATCH_NORM_BF16 ? BN_DTYPE_BF16 : BN_DTYPE_F32;
     net->self = *self;
     for (size_t l = 0; l < NUM_LAYERS; l++)
-        layer_init(net, &net->layers[l], widths[l], widths[l + 1], batch_norm && l < NUM_HIDDEN,
-                   &seed);
+        layer_init(net, &net->layers[l], widths[l], widths[l + 1],
+                   net->batch_norm && l < NUM_HIDDEN, &seed);
     return net;
 }
 
@@ -125,55 +149,61 @@ void network_free(network *net) {
     free(net);
 }
 
-/* Returns the logits, [n][10]. */
-static const float *forward(network *net, size_t n, const float *x, bool training) {
+/* Leaves the logits in z[n][10]; its room is used for all layers. */
+static void forward(network *net, size_t n, const float *x, bool training, float *z) {
+    const bn_batch batch = {.n = n, .dtype = net->dtype};
+    float room[MAX_BATCH * MAX_WIDTH];
     const float *in = x;
     for (size_t l = 0; l < NUM_LAYERS; l++) {
         dense *layer = &net->layers[l];
+        const size_t count = n * layer->fan_out;
         for (size_t i = 0; i < n; i++)
-            memcpy(layer->z + i * layer->fan_out, layer->bias, layer->fan_out * sizeof(float));
-        multiply_add(n, layer->fan_in, layer->fan_out, in, layer->fan_in, 1, layer->weight,
-                     layer->z);
+            memcpy(z + i * layer->fan_out, layer->bias, layer->fan_out * sizeof(float));
+        multiply_add(n, layer->fan_in, layer->fan_out, in, layer->fan_in, 1, layer->weight, z);
         if (l == NUM_HIDDEN)
             break;
+        store(net, count, z, &layer->z);
         if (!net->batch_norm)
-            relu(n * layer->fan_out, layer->z, layer->out);
+            relu(count, layer->z.f32, layer->out.f32);
         else if (training)
-            MUST(bn_layer_forward(&layer->norm, n, layer->z, layer->out));
+            MUST(bn_layer_forward_batch(&layer->norm, &batch, &layer->z, &layer->out));
         else
-            MUST(bn_layer_infer(&layer->norm, n, layer->z, layer->out));
-        in = layer->out;
+            MUST(bn_layer_infer_batch(&layer->norm, &batch, &layer->z, &layer->out));
+        in = load(net, count, &layer->out, room);
     }
-    return net->layers[NUM_HIDDEN].z;
 }
 
-/* d[n][10] comes in as the gradient of the logits; its room is used for those of all layers. */
-static void backward(network *net, size_t n, const float *x, float *d) {
+/* d[n][10] is the gradient of the logits. */
+static void backward(network *net, size_t n, const float *x, const float *d) {
+    const bn_batch batch = {.n = n, .dtype = net->dtype};
     float transposed[MAX_WEIGHTS];
-    float din[MAX_BATCH * MAX_WIDTH];
+    float din[MAX_BATCH * MAX_WIDTH], in_room[MAX_BATCH * MAX_WIDTH], d_room[MAX_BATCH * MAX_WIDTH];
+    activations dz;
     for (size_t l = NUM_LAYERS; l-- > 0;) {
         dense *layer = &net->layers[l];
         const size_t fan_in = layer->fan_in;
         const size_t fan_out = layer->fan_out;
         if (l < NUM_HIDDEN) {
+            store(net, n * fan_out, d, &dz);
             if (net->batch_norm)
-                MUST(bn_layer_backward(&layer->norm, n, layer->z, d, d));
+                MUST(bn_layer_backward_batch(&layer->norm, &batch, &layer->z, &dz, &dz));
             else
-                relu_backward(n * fan_out, layer->z, d);
+                relu_backward(n * fan_out, layer->z.f32, dz.f32);
+            d = load(net, n * fan_out, &dz, d_room);
         }
         memset(layer->dbias, 0, sizeof layer->dbias);
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < fan_out; j++)
                 layer->dbias[j] += d[i * fan_out + j];
 
-        const float *in = l > 0 ? net->layers[l - 1].out : x;
+        const float *in = l > 0 ? load(net, n * fan_in, &net->layers[l - 1].out, in_room) : x;
         memset(layer->dweight, 0, sizeof layer->dweight);
         multiply_add(fan_in, n, fan_out, in, 1, fan_in, d, layer->dweight);
         if (l > 0) {
             transpose(fan_in, fan_out, layer->weight, transposed);
             memset(din, 0, sizeof din);
             multiply_add(n, fan_out, fan_in, d, fan_out, 1, transposed, din);
-            memcpy(d, din, n * fan_in * sizeof(float));
+            d = din;
         }
     }
 }
@@ -232,9 +262,10 @@ static void descend(network *net, float learning_rate) {
 
 void network_train(network *net, size_t n, size_t all, const float *x, const int *labels,
                    float learning_rate, score *sum) {
-    float d[MAX_BATCH * MAX_WIDTH];
+    float z[MAX_BATCH * MAX_WIDTH], d[MAX_BATCH * NUM_CLASSES];
     score own = {0};
-    measure(n, all, forward(net, n, x, true), labels, d, &own);
+    forward(net, n, x, true, z);
+    measure(n, all, z, labels, d, &own);
     backward(net, n, x, d);
     add_up_gradients(net);
     descend(net, learning_rate);
@@ -246,5 +277,7 @@ void network_train(network *net, size_t n, size_t all, const float *x, const int
 }
 
 void network_test(network *net, size_t n, const float *x, const int *labels, score *sum) {
-    measure(n, n, forward(net, n, x, false), labels, NULL, sum);
+    float z[MAX_BATCH * MAX_WIDTH];
+    forward(net, n, x, false, z);
+    measure(n, n, z, labels, NULL, sum);
 }

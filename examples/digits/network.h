@@ -13,6 +13,14 @@
 
 enum { MAX_BATCH = 32 };
 
+/* What follows a hidden layer. */
+typedef enum network_kind {
+    BATCH_NORM,      /* and ReLU */
+    BATCH_NORM_BF16, /* the same; its x, y, dy and dx are bfloat16, all else is float */
+    RELU_ALONE,
+    NUM_KINDS
+} network_kind;
+
 typedef struct network network;
 
 typedef struct score {
@@ -27,9 +35,9 @@ typedef struct worker {
     bool synchronized; /* normalizes by the statistics of all rows; else each worker by its own */
 } worker;
 
-/* Makes a network with random weights; the same seed gives the same weights with and without batch
- * normalization, and to all workers. Returns NULL where memory runs out. */
-network *network_new(bool batch_norm, uint64_t seed, const worker *self);
+/* Makes a network with random weights; the same seed gives the same weights to all kinds and to all
+ * workers. Returns NULL where memory runs out. */
+network *network_new(network_kind kind, uint64_t seed, const worker *self);
 void network_free(network *net);
 
 /* One step of gradient descent with momentum on x[n][64], labels[n], a worker's rows of a batch of

@@ -6,9 +6,12 @@
 
 #include <stdio.h>
 
+#include "network.h"
+
 enum { NUM_SEEDS = 3, EPOCHS = 20, NUM_RATES = 3, MAIN_RATE = 1 };
 
 extern const float learning_rates[NUM_RATES];
+extern const char *const kind_names[NUM_KINDS];
 
 typedef struct epoch {
     double loss, train_accuracy; /* of the batches as they came, each before its step */
@@ -20,8 +23,8 @@ typedef struct curve {
 } curve;
 
 typedef struct results {
-    curve with[NUM_RATES], without[NUM_RATES]; /* batch normalization; means over the seeds */
-    curve shown_with, shown_without;           /* what is printed epoch by epoch */
+    curve mean[NUM_KINDS][NUM_RATES]; /* over the seeds */
+    curve shown[NUM_KINDS];           /* what is printed epoch by epoch */
 } results;
 
 /* Adds one of NUM_SEEDS curves to their mean, which starts as all zero. */

@@ -50,7 +50,7 @@ static score test(network *net, const dataset *data) {
     return sum;
 }
 
-curve train(dataset *data, bool batch_norm, float learning_rate, uint64_t seed,
+curve train(dataset *data, network_kind kind, float learning_rate, uint64_t seed,
             const worker *worker_or_null, bool print) {
     static const worker alone = {.count = 1};
     const worker *self = worker_or_null != NULL ? worker_or_null : &alone;
@@ -58,15 +58,15 @@ curve train(dataset *data, bool batch_norm, float learning_rate, uint64_t seed,
     size_t order[NUM_TRAIN];
     dataset_split(data, seed);
     memcpy(order, data->train, sizeof order);
-    network *net = network_new(batch_norm, seed, self);
+    network *net = network_new(kind, seed, self);
     if (net == NULL) {
         fprintf(stderr, "digits: out of memory\n");
         exit(EXIT_FAILURE);
     }
     if (print)
-        printf("\n%s batch normalization, learning rate %g\n"
+        printf("\nLearning rate %g, %s\n"
                "epoch    loss  train accuracy  test accuracy  seconds\n",
-               batch_norm ? "With" : "Without", (double)learning_rate);
+               (double)learning_rate, kind_names[kind]);
     const double start = seconds_now();
     for (int e = 0; e < EPOCHS; e++) {
         random_shuffle(&seed, NUM_TRAIN, order);
