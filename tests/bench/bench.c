@@ -16,10 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t make_contestants(bench_contestant *made, const bench_problem *p, bench_torch *torch,
-                               bench_direction d, int threads) {
+static size_t make_contestants(bench_contestant *made, const bench_problem *p,
+                               const bench_problem *floats, bench_torch *torch, bench_direction d,
+                               int threads) {
     size_t count = 0;
     count += library_make(&made[count], p, d, threads);
+    if (p != floats) {
+        count += float32_make(&made[count], floats, d, threads);
+    }
     for (size_t k = 0; floor_make(&made[count], p, d, threads, k); k++) {
         count++;
     }
@@ -31,23 +35,21 @@ static size_t make_contestants(bench_contestant *made, const bench_problem *p, b
     }
     count += textbook_make(&made[count], p, d);
     if (torch != NULL) {
-        torch_make(&made[count++], torch, p->shape, d, threads);
+        count += torch_make(&made[count], torch, p, d, threads);
     }
     return count;
 }
 
-static bench_result measure(const bench_problem *p, bench_check *c, bench_torch *torch,
-                            bench_direction d, int threads, double seconds) {
+static bench_result measure(const bench_problem *p, const bench_problem *floats, bench_check *c,
+                            bench_torch *torch, bench_direction d, int threads, double seconds) {
     bench_contestant contestants[MOST_ENTRIES];
     bench_timing timings[MOST_ENTRIES];
     bench_result made = {.shape = p->shape, .direction = d, .threads = threads};
     omp_set_num_threads(threads);
-    made.count = make_contestants(contestants, p, torch, d, threads);
+    made.count = make_contestants(contestants, p, floats, torch, d, threads);
     for (size_t k = 0; k < made.count; k++) {
         const bench_contestant *which = &contestants[k];
-        const bool computes =
-            which->role != ROLE_FLOOR && which->role != ROLE_TWICE && which->elsewhere == NULL;
-        const double error = computes ? check_contestant(c, which, p, d) : -1;
+        const double error = which->problem != NULL ? check_contestant(c, which, d) : -1;
         made.entries[k] = (bench_entry){.name = which->name, .role = which->role, .error = error};
     }
     time_contestants(contestants, made.count, threads, seconds, timings);
@@ -68,18 +70,25 @@ static bool wants_any(const bench_options *o, const bench_shape *shape) {
 
 static void measure_shape(const bench_options *o, bench_torch *torch, const bench_shape *shape,
                           bench_report *r) {
-    bench_problem p = problem_make(shape);
-    bench_check c = check_make(&p);
+    bench_problem floats = problem_make(shape, o->dtype), halves = {0};
+    const bench_problem *p = &floats;
+    if (o->dtype != BN_DTYPE_F32) {
+        halves = problem_in(&floats, o->dtype);
+        p = &halves;
+    }
+    bench_check c = check_make(&floats);
     for (size_t t = 0; t < o->thread_counts; t++) {
         for (bench_direction d = 0; d < DIRECTIONS; d++) {
             if (options_want(o, shape, d)) {
-                const bench_result made = measure(&p, &c, torch, d, o->threads[t], o->seconds);
+                const bench_result made =
+                    measure(p, &floats, &c, torch, d, o->threads[t], o->seconds);
                 report_add(r, &made);
             }
         }
     }
     check_free(&c);
-    problem_free(&p);
+    problem_free(&halves);
+    problem_free(&floats);
 }
 
 static void list(const bench_options *o) {
@@ -124,7 +133,7 @@ int main(int argc, char **argv) {
     }
     bench_torch *torch = o.torch != NULL ? torch_start(o.torch) : NULL;
     print_machine(torch);
-    bench_report r = report_begin(o.csv, shape_count * DIRECTIONS * o.thread_counts);
+    bench_report r = report_begin(o.csv, o.dtype, shape_count * DIRECTIONS * o.thread_counts);
     for (size_t k = 0; k < shape_count; k++) {
         if (wants_any(&o, &shapes[k])) {
             measure_shape(&o, torch, &shapes[k], &r);

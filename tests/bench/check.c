@@ -12,11 +12,14 @@ enum { VALUES = 1 << 17, FEWEST_FEATURES = 3 };
 /* A peer may be inaccurate, but not by a hundredth. */
 #define PEER_LIMIT (0.01 / REF_UNIT)
 
-/* Copies the chosen features' values out of a tensor of the problem's shape. */
-static void pick(const bench_check *c, const bench_shape *shape, const float *from, float *to) {
+/* Copies the chosen features' values out of a tensor of the problem's shape and type. */
+static void pick(const bench_check *c, const bench_problem *p, const void *from, float *to) {
+    const bench_shape *shape = p->shape;
+    const size_t plane = shape->s * dtype_size(p->dtype);
     for (size_t i = 0; i < shape->n; i++) {
         for (size_t k = 0; k < c->layer.num_features; k++, to += shape->s) {
-            memcpy(to, from + (i * shape->c + c->feature[k]) * shape->s, shape->s * sizeof *to);
+            const char *at = (const char *)from + (i * shape->c + c->feature[k]) * plane;
+            dtype_to_floats(p->dtype, shape->s, at, to);
         }
     }
 }
@@ -58,8 +61,8 @@ bench_check check_make(const bench_problem *p) {
 
     float *x = ref_floats(shape->n * features * shape->s);
     float *dy = ref_floats(shape->n * features * shape->s);
-    pick(&c, shape, p->x, x);
-    pick(&c, shape, p->dy, dy);
+    pick(&c, p, p->x, x);
+    pick(&c, p, p->dy, dy);
     c.trained = ref_forward(&c.layer, &c.batch, x);
     ref_backward(&c.trained, &c.layer, &c.batch, x, dy);
     c.layer.frozen = true;
@@ -93,25 +96,41 @@ static double vector_error(const bench_check *c, const float *got, const double 
     return error;
 }
 
-double check_contestant(bench_check *c, const bench_contestant *which, const bench_problem *p,
-                        bench_direction d) {
+/* Of what c->got holds. A float within its limit is rounded to a half once more. */
+static double tensor_error(const bench_check *c, bn_dtype dtype, const double *want,
+                           const double *scale) {
+    double worst = 0;
+    size_t k = 0;
+    for (size_t i = 0; i < c->batch.n; i++) {
+        for (size_t d = 0; d < c->layer.num_features; d++) {
+            for (size_t s = 0; s < c->batch.spatial; s++, k++) {
+                const double off =
+                    fabs((double)c->got[k] - want[k]) - dtype_rounding(dtype, want[k]);
+                worst = fmax(worst, ref_units(off < 0 ? 0 : off, 0, scale[d]));
+            }
+        }
+    }
+    return worst;
+}
+
+double check_contestant(bench_check *c, const bench_contestant *which, bench_direction d) {
     /* NaNs, so that what another contestant left is not taken for a result. */
-    float *out = which->out != NULL ? which->out : p->out;
-    memset(out, 0xff, shape_elements(p->shape) * sizeof *out);
+    const bench_problem *p = which->problem;
+    void *out = which->out != NULL ? which->out : p->out;
+    memset(out, 0xff, problem_bytes(p));
     which->call(which->state);
-    pick(c, p->shape, out, c->got);
+    pick(c, p, out, c->got);
 
     const ref_result *want = d == INFERENCE ? &c->frozen : &c->trained;
-    const double error = ref_error_tensor(want, c->got, c->layer.num_features * want->spatial,
-                                          d == BACKWARD ? want->dx : want->y,
-                                          d == BACKWARD ? want->dx_scale : want->y_scale);
+    const double error = tensor_error(c, p->dtype, d == BACKWARD ? want->dx : want->y,
+                                      d == BACKWARD ? want->dx_scale : want->y_scale);
     double parameters = 0;
     if (d == BACKWARD) {
         parameters = fmax(vector_error(c, which->dgamma, want->dgamma, c->dgamma_scale),
                           vector_error(c, which->dbeta, want->dbeta, c->dbeta_scale));
     }
 
-    const bool library = which->role == ROLE_LIBRARY;
+    const bool library = which->role == ROLE_LIBRARY || which->role == ROLE_FLOAT32;
     const double limit = !library ? PEER_LIMIT : d == BACKWARD ? REF_LIMIT_DX : REF_LIMIT;
     if (!(error <= limit && parameters <= (library ? REF_LIMIT : PEER_LIMIT))) {
         char name[CASE_NAME];

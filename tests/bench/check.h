@@ -17,16 +17,16 @@ typedef struct bench_check {
     double *dgamma_scale, *dbeta_scale;
 } bench_check;
 
-/* Computes what should come of the problem's features: all of them where it is small, else the
- * first, some between, and the last. */
-bench_check check_make(const bench_problem *problem);
+/* Computes what should come of the features of a problem of floats: all of them where it is small,
+ * else the first, some between, and the last. */
+bench_check check_make(const bench_problem *floats);
 void check_free(bench_check *c);
 
 /* Calls the contestant once and returns how far y or dx is from what it should be, in units of
- * 2^-24 of the feature's largest (see reference.h). Exits where the library is outside the limits
+ * 2^-24 of the feature's largest (see reference.h), and of halves beyond the half ulp that rounding
+ * may cost. Exits where the library is outside the limits
  * that its tests set, and where a peer's result is so wrong that it cannot have been called as it
  * should. */
-double check_contestant(bench_check *c, const bench_contestant *which, const bench_problem *problem,
-                        bench_direction d);
+double check_contestant(bench_check *c, const bench_contestant *which, bench_direction d);
 
 #endif

@@ -47,7 +47,8 @@ bool library_make(bench_contestant *made, const bench_problem *p, bench_directio
     static void (*const calls[DIRECTIONS])(void *) = {
         [FORWARD] = forward, [BACKWARD] = backward, [INFERENCE] = inference};
     state *s = bench_allocate(sizeof *s);
-    *s = (state){.batch = {.n = p->shape->n, .spatial = p->shape->s}, .problem = p};
+    *s = (state){.batch = {.n = p->shape->n, .spatial = p->shape->s, .dtype = p->dtype},
+                 .problem = p};
 
     bn_options options = bn_options_default();
     options.eps = PROBLEM_EPS;
@@ -65,10 +66,19 @@ bool library_make(bench_contestant *made, const bench_problem *p, bench_directio
     }
     *made = (bench_contestant){.name = "batchnorm",
                                .role = ROLE_LIBRARY,
+                               .problem = p,
                                .state = s,
                                .call = calls[d],
                                .end = end,
                                .dgamma = s->layer.dgamma,
                                .dbeta = s->layer.dbeta};
+    return true;
+}
+
+bool float32_make(bench_contestant *made, const bench_problem *floats, bench_direction d,
+                  int threads) {
+    library_make(made, floats, d, threads);
+    made->name = "float32";
+    made->role = ROLE_FLOAT32;
     return true;
 }

@@ -52,52 +52,56 @@ static void must(dnnl_status_t status) {
     }
 }
 
+/* False where oneDNN has no such primitive. */
+static bool there(dnnl_status_t status) {
+    if (status != dnnl_unimplemented) {
+        must(status);
+    }
+    return status == dnnl_success;
+}
+
 /* ---- What the versions do differently -------------------------------------------------------- */
 
 #if DNNL_VERSION_MAJOR >= 3
 
 static void make_memory(state *s, int which, int dimensions, const dnnl_dims_t sizes,
-                        dnnl_format_tag_t order, void *data) {
+                        dnnl_data_type_t type, dnnl_format_tag_t order, void *data) {
     dnnl_memory_desc_t desc;
-    must(dnnl_memory_desc_create_with_tag(&desc, dimensions, sizes, dnnl_f32, order));
+    must(dnnl_memory_desc_create_with_tag(&desc, dimensions, sizes, type, order));
     must(dnnl_memory_create(&s->memory[which], desc, s->engine, data));
     must(dnnl_memory_desc_destroy(desc));
 }
 
-static dnnl_primitive_desc_t describe(const state *s, dnnl_prop_kind_t kind, unsigned flags,
-                                      const_dnnl_primitive_desc_t hint) {
+static bool describe(dnnl_primitive_desc_t *made, const state *s, dnnl_prop_kind_t kind,
+                     unsigned flags, const_dnnl_primitive_desc_t hint) {
     const_dnnl_memory_desc_t desc;
-    dnnl_primitive_desc_t made;
     must(dnnl_memory_get_memory_desc(s->memory[SRC], &desc));
-    must(hint == NULL
-             ? dnnl_batch_normalization_forward_primitive_desc_create(
-                   &made, s->engine, kind, desc, desc, PROBLEM_EPS, flags, NULL)
-             : dnnl_batch_normalization_backward_primitive_desc_create(
-                   &made, s->engine, kind, desc, desc, desc, PROBLEM_EPS, flags, hint, NULL));
-    return made;
+    return there(hint == NULL ? dnnl_batch_normalization_forward_primitive_desc_create(
+                                    made, s->engine, kind, desc, desc, PROBLEM_EPS, flags, NULL)
+                              : dnnl_batch_normalization_backward_primitive_desc_create(
+                                    made, s->engine, kind, desc, desc, desc, PROBLEM_EPS, flags,
+                                    hint, NULL));
 }
 
 #else
 
 static void make_memory(state *s, int which, int dimensions, const dnnl_dims_t sizes,
-                        dnnl_format_tag_t order, void *data) {
+                        dnnl_data_type_t type, dnnl_format_tag_t order, void *data) {
     dnnl_memory_desc_t desc;
-    must(dnnl_memory_desc_init_by_tag(&desc, dimensions, sizes, dnnl_f32, order));
+    must(dnnl_memory_desc_init_by_tag(&desc, dimensions, sizes, type, order));
     must(dnnl_memory_create(&s->memory[which], &desc, s->engine, data));
 }
 
-static dnnl_primitive_desc_t describe(const state *s, dnnl_prop_kind_t kind, unsigned flags,
-                                      const_dnnl_primitive_desc_t hint) {
+static bool describe(dnnl_primitive_desc_t *made, const state *s, dnnl_prop_kind_t kind,
+                     unsigned flags, const_dnnl_primitive_desc_t hint) {
     const dnnl_memory_desc_t *desc;
     dnnl_batch_normalization_desc_t operation;
-    dnnl_primitive_desc_t made;
     must(dnnl_memory_get_memory_desc(s->memory[SRC], &desc));
     must(hint == NULL ? dnnl_batch_normalization_forward_desc_init(&operation, kind, desc,
                                                                    PROBLEM_EPS, flags)
                       : dnnl_batch_normalization_backward_desc_init(&operation, kind, desc, desc,
                                                                     PROBLEM_EPS, flags));
-    must(dnnl_primitive_desc_create(&made, &operation, NULL, s->engine, hint));
-    return made;
+    return there(dnnl_primitive_desc_create(made, &operation, NULL, s->engine, hint));
 }
 
 #endif
@@ -146,10 +150,35 @@ static void end(void *context) {
     free(s);
 }
 
+/* False where there is none for the type. */
+static bool make_primitive(state *s, bench_direction d, unsigned flags) {
+    dnnl_primitive_desc_t desc, backward;
+    if (!describe(&desc, s, d == INFERENCE ? dnnl_forward_inference : dnnl_forward_training, flags,
+                  NULL)) {
+        return false;
+    }
+    must(dnnl_primitive_create(&s->primitive, desc));
+    set_args(s, d == BACKWARD ? FORWARD : d);
+    bool made = true;
+    if (d == BACKWARD) { /* which reads what a forward left in mean and variance */
+        call(s);
+        must(dnnl_primitive_destroy(s->primitive));
+        s->primitive = NULL;
+        made = describe(&backward, s, dnnl_backward, flags, desc);
+        if (made) {
+            must(dnnl_primitive_create(&s->primitive, backward));
+            must(dnnl_primitive_desc_destroy(backward));
+            set_args(s, BACKWARD);
+        }
+    }
+    must(dnnl_primitive_desc_destroy(desc));
+    return made;
+}
+
 /* oneDNN takes its inputs without const, and does not write to them. */
-static void *input(const float *data) {
+static void *input(const void *data) {
     union {
-        const float *in;
+        const void *in;
         void *out;
     } pointer = {.in = data};
     return pointer.out;
@@ -157,10 +186,12 @@ static void *input(const float *data) {
 
 bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction d,
                  size_t variant) {
+    static const dnnl_data_type_t types[] = {
+        [BN_DTYPE_F32] = dnnl_f32, [BN_DTYPE_BF16] = dnnl_bf16, [BN_DTYPE_F16] = dnnl_f16};
     if (variant > (p->shape->s == 1)) {
         return false;
     }
-    float *const out = variant == 0 ? p->out : p->out + 4;
+    void *const out = (char *)p->out + (variant == 0 ? 0 : 16);
     state *s = bench_allocate(sizeof *s);
     const size_t c = p->shape->c;
     s->vectors = bench_allocate(4 * c * sizeof *s->vectors);
@@ -186,28 +217,19 @@ bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction
     };
     for (int which = 0; which < MEMORIES; which++) {
         const bool tensor = which == SRC || which == DST || which == DIFF_DST || which == DIFF_SRC;
-        make_memory(s, which, tensor ? 4 : 1, tensor ? sizes : vector, tensor ? order : dnnl_a,
-                    data[which]);
+        make_memory(s, which, tensor ? 4 : 1, tensor ? sizes : vector,
+                    tensor ? types[p->dtype] : dnnl_f32, tensor ? order : dnnl_a, data[which]);
     }
 
     const unsigned flags = (unsigned)dnnl_use_scale | (unsigned)dnnl_use_shift |
                            (d == INFERENCE ? (unsigned)dnnl_use_global_stats : 0u);
-    dnnl_primitive_desc_t desc =
-        describe(s, d == INFERENCE ? dnnl_forward_inference : dnnl_forward_training, flags, NULL);
-    must(dnnl_primitive_create(&s->primitive, desc));
-    set_args(s, d == BACKWARD ? FORWARD : d);
-    if (d == BACKWARD) { /* which reads what a forward left in mean and variance */
-        call(s);
-        must(dnnl_primitive_destroy(s->primitive));
-        dnnl_primitive_desc_t backward = describe(s, dnnl_backward, flags, desc);
-        must(dnnl_primitive_create(&s->primitive, backward));
-        must(dnnl_primitive_desc_destroy(backward));
-        set_args(s, BACKWARD);
+    if (!make_primitive(s, d, flags)) {
+        end(s);
+        return false;
     }
-    must(dnnl_primitive_desc_destroy(desc));
-
     *made = (bench_contestant){.name = variant == 0 ? "oneDNN" : "oneDNN+16",
                                .role = ROLE_PEER,
+                               .problem = p,
                                .state = s,
                                .call = call,
                                .end = end,

@@ -12,6 +12,7 @@ static const char usage[] =
     "Times batch normalization against what memory allows and against its peers.\n"
     "  --filter TEXT       only cases whose name, \"NxCxS direction\", contains TEXT: 16384x,\n"
     "                      backward, \"128x256x1 forward\"\n"
+    "  --dtype TYPE        of x, dy, y and dx: f32, bf16 or f16 [f32]\n"
     "  --threads N[,M...]  the numbers of threads to measure with [1, and all there are]\n"
     "  --seconds S         how long to measure one case with one number of threads [0.5]\n"
     "  --csv FILE          write every contestant's times to FILE\n"
@@ -53,10 +54,11 @@ bench_options options_read(int argc, char **argv) {
     bench_options o = {
         .filter = "", .threads = {1, all}, .thread_counts = all > 1 ? 2 : 1, .seconds = 0.5};
 
-    enum { CSV, TORCH, FILTER, THREADS, SECONDS, LIST, HELP };
+    enum { CSV, TORCH, FILTER, DTYPE, THREADS, SECONDS, LIST, HELP };
     static const struct option known[] = {{"csv", required_argument, NULL, CSV},
                                           {"torch", required_argument, NULL, TORCH},
                                           {"filter", required_argument, NULL, FILTER},
+                                          {"dtype", required_argument, NULL, DTYPE},
                                           {"threads", required_argument, NULL, THREADS},
                                           {"seconds", required_argument, NULL, SECONDS},
                                           {"list", no_argument, NULL, LIST},
@@ -72,6 +74,11 @@ bench_options options_read(int argc, char **argv) {
             break;
         case FILTER:
             o.filter = optarg;
+            break;
+        case DTYPE:
+            if (!dtype_find(optarg, &o.dtype)) {
+                fail("--dtype", optarg);
+            }
             break;
         case THREADS:
             read_threads(&o, optarg);

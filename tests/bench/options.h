@@ -2,6 +2,7 @@
 #ifndef BN_BENCH_OPTIONS_H
 #define BN_BENCH_OPTIONS_H
 
+#include "dtype.h"
 #include "shapes.h"
 
 #include <stdbool.h>
@@ -12,6 +13,7 @@ typedef struct bench_options {
     const char *csv;    /* where to write every time; NULL: nowhere */
     const char *torch;  /* the program that makes PyTorch's calls; NULL: none */
     const char *filter; /* what "NxCxS direction" must contain */
+    bn_dtype dtype;     /* of x, dy, y and dx */
     int threads[MOST_THREAD_COUNTS];
     size_t thread_counts;
     double seconds; /* for one shape, direction and number of threads */

@@ -11,6 +11,8 @@ distinct(column) = system(sprintf(rows, sprintf("{ if (!seen[$%d]++) print $%d }
 points(threads, direction, name) = "< " . sprintf(rows, sprintf( \
     "&& $3 == %s && $2 == \"%s\" && $4 == \"%s\" { print at[$1], $7 }", threads, direction, name))
 
+dtype = system(sprintf("awk -F, 'NR == 2 && $11 != \"\" && $11 != \"f32\" { print \", \" $11 }' '%s'", csv))
+
 threads = distinct(3)
 directions = distinct(2)
 contestants = distinct(4)
@@ -30,7 +32,7 @@ set grid ytics xtics linecolor rgb "#e4e4e4" linetype 1
 set border 3
 set tics nomirror
 set multiplot layout words(directions), words(threads) \
-    title "Batch normalization: time as a multiple of the floor" font ",14" \
+    title "Batch normalization: time as a multiple of the floor" . dtype font ",14" \
     margins screen 0.06, 0.985, 0.11, 0.93 spacing screen 0.045, 0.05
 do for [d = 1:words(directions)] {
     do for [t = 1:words(threads)] {

@@ -23,29 +23,47 @@ void *bench_allocate(size_t bytes) {
     return present(calloc(1, bytes), bytes);
 }
 
-/* Cuts at most MOST_ARRAYS arrays of so many floats each out of one allocation. */
-static void *allocate(size_t floats, size_t count, float **arrays) {
-    const size_t pages = (floats * sizeof(float) + PAGE - 1) / PAGE + 1; /* with room behind */
+/* Cuts at most MOST_ARRAYS arrays of so many bytes each out of one allocation. */
+static void *allocate(size_t bytes, size_t count, void **arrays) {
+    const size_t pages = (bytes + PAGE - 1) / PAGE + 1; /* with room behind */
     char *memory = present(aligned_alloc(PAGE, count * pages * PAGE), count * pages * PAGE);
     for (size_t k = 0; k < count; k++) {
-        arrays[k] = (float *)(void *)(memory + k * (pages * PAGE + STAGGER));
+        arrays[k] = memory + k * (pages * PAGE + STAGGER);
     }
     return memory;
 }
 
-bench_problem problem_make(const bench_shape *shape) {
-    enum { X, DY, OUT, TENSORS };
+enum { X, DY, OUT, TENSORS };
+
+size_t problem_bytes(const bench_problem *p) {
+    return shape_elements(p->shape) * dtype_size(p->dtype);
+}
+
+/* As a half type has them. Piece by piece: there is no second buffer. */
+static void round_values(bn_dtype dtype, float *values, size_t count) {
+    uint16_t halves[1024];
+    const size_t most = sizeof halves / sizeof halves[0];
+    for (size_t k = 0; k < count && dtype != BN_DTYPE_F32; k += most) {
+        const size_t now = count - k < most ? count - k : most;
+        dtype_from_floats(dtype, now, values + k, halves);
+        dtype_to_floats(dtype, now, halves, values + k);
+    }
+}
+
+bench_problem problem_make(const bench_shape *shape, bn_dtype values) {
     enum { GAMMA, BETA, MEAN, VAR, VECTORS };
     const size_t elements = shape_elements(shape), features = shape->c;
-    float *tensor[TENSORS], *vector[VECTORS];
-    bench_problem p = {.shape = shape};
-    p.memory[0] = allocate(elements, TENSORS, tensor);
-    p.memory[1] = allocate(features, VECTORS, vector);
+    void *tensor[TENSORS], *vector[VECTORS];
+    bench_problem p = {.shape = shape, .dtype = BN_DTYPE_F32};
+    p.memory[0] = allocate(problem_bytes(&p), TENSORS, tensor);
+    p.memory[1] = allocate(features * sizeof(float), VECTORS, vector);
 
     ref_random random = {elements};
     ref_fill_uniform(&random, tensor[X], elements, -1, 3);
     ref_fill_uniform(&random, tensor[DY], elements, -1, 1);
-    memset(tensor[OUT], 0, elements * sizeof(float));
+    round_values(values, tensor[X], elements);
+    round_values(values, tensor[DY], elements);
+    memset(tensor[OUT], 0, problem_bytes(&p));
     ref_fill_uniform(&random, vector[GAMMA], features, 0.5, 1.5);
     ref_fill_uniform(&random, vector[BETA], features, -1, 1);
     ref_fill_uniform(&random, vector[MEAN], features, 0.5, 1.5);
@@ -58,6 +76,22 @@ bench_problem problem_make(const bench_shape *shape) {
     p.beta = vector[BETA];
     p.running_mean = vector[MEAN];
     p.running_var = vector[VAR];
+    return p;
+}
+
+bench_problem problem_in(const bench_problem *floats, bn_dtype dtype) {
+    const size_t elements = shape_elements(floats->shape);
+    void *tensor[TENSORS];
+    bench_problem p = *floats;
+    p.dtype = dtype;
+    p.memory[0] = allocate(problem_bytes(&p), TENSORS, tensor);
+    p.memory[1] = NULL;
+    dtype_from_floats(dtype, elements, floats->x, tensor[X]);
+    dtype_from_floats(dtype, elements, floats->dy, tensor[DY]);
+    memset(tensor[OUT], 0, problem_bytes(&p));
+    p.x = tensor[X];
+    p.dy = tensor[DY];
+    p.out = tensor[OUT];
     return p;
 }
 

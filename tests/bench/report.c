@@ -12,15 +12,28 @@ static FILE *open_csv(const char *path) {
         fprintf(stderr, "bench: %s: %s\n", path, strerror(errno));
         exit(EXIT_FAILURE);
     }
-    fputs("shape,direction,threads,contestant,us,role,floors,spread,error,class\n", csv);
+    fputs("shape,direction,threads,contestant,us,role,floors,spread,error,class,dtype\n", csv);
     return csv;
 }
 
-bench_report report_begin(const char *csv, size_t most_results) {
+/* What the column `beside` is of. */
+static bench_role beside_role(bn_dtype dtype) {
+    return dtype == BN_DTYPE_F32 ? ROLE_TEXTBOOK : ROLE_FLOAT32;
+}
+
+static const char *role_name(bench_role role) {
+    static const char *const names[ROLES] = {
+        [ROLE_LIBRARY] = "library",   [ROLE_FLOOR] = "floor",     [ROLE_TWICE] = "twice",
+        [ROLE_TEXTBOOK] = "textbook", [ROLE_FLOAT32] = "float32", [ROLE_PEER] = "peer"};
+    return names[role];
+}
+
+bench_report report_begin(const char *csv, bn_dtype dtype, size_t most_results) {
     printf("\n%-15s %-9s %3s %11s %6s %11s %6s %6s %6s %8s   %-8s %11s %6s %9s %9s\n", "shape",
            "direction", "thr", "library us", "spread", "floor us", "floors", "twice", "GB/s",
-           "textbook", "peer", "us", "ratio", "error", "peer's");
+           role_name(beside_role(dtype)), "peer", "us", "ratio", "error", "peer's");
     return (bench_report){.csv = csv != NULL ? open_csv(csv) : NULL,
+                          .dtype = dtype,
                           .cases = bench_allocate((most_results + 1) * sizeof(report_case))};
 }
 
@@ -36,23 +49,19 @@ static const bench_entry *fastest(const bench_result *result, bench_role role) {
     return best;
 }
 
-static void write_csv(FILE *csv, const bench_result *result, const char *name, double floor) {
-    static const char *const roles[ROLES] = {[ROLE_LIBRARY] = "library",
-                                             [ROLE_FLOOR] = "floor",
-                                             [ROLE_TWICE] = "twice",
-                                             [ROLE_TEXTBOOK] = "textbook",
-                                             [ROLE_PEER] = "peer"};
+static void write_csv(const bench_report *r, const bench_result *result, const char *name,
+                      double floor) {
     for (size_t k = 0; k < result->count; k++) {
         const bench_entry *e = &result->entries[k];
-        fprintf(csv, "%s,%s,%d,%s,%.4g,%s,%.4g,%.3f,", name, direction_name(result->direction),
-                result->threads, e->name, e->timing.us, roles[e->role], e->timing.us / floor,
+        fprintf(r->csv, "%s,%s,%d,%s,%.4g,%s,%.4g,%.3f,", name, direction_name(result->direction),
+                result->threads, e->name, e->timing.us, role_name(e->role), e->timing.us / floor,
                 e->timing.spread);
         if (e->error >= 0) {
-            fprintf(csv, "%.4g", e->error);
+            fprintf(r->csv, "%.4g", e->error);
         }
-        fprintf(csv, ",%s\n", shape_class_name(result->shape->class));
+        fprintf(r->csv, ",%s,%s\n", shape_class_name(result->shape->class), dtype_name(r->dtype));
     }
-    fflush(csv);
+    fflush(r->csv);
 }
 
 /* A figure, or room for it where it is 0. */
@@ -67,7 +76,7 @@ static void print_known(const char *format, double figure) {
 void report_add(bench_report *r, const bench_result *result) {
     const bench_entry *library = fastest(result, ROLE_LIBRARY), *peer = fastest(result, ROLE_PEER);
     const bench_entry *floor = fastest(result, ROLE_FLOOR);
-    const bench_entry *textbook = fastest(result, ROLE_TEXTBOOK);
+    const bench_entry *beside = fastest(result, beside_role(r->dtype));
     const bench_entry *twice = fastest(result, ROLE_TWICE);
     char name[CASE_NAME];
     shape_name(result->shape, name);
@@ -77,27 +86,29 @@ void report_add(bench_report *r, const bench_result *result) {
                               .floors = library->timing.us / floor->timing.us,
                               .twice = twice ? twice->timing.us / floor->timing.us : 0,
                               .ratio = peer ? library->timing.us / peer->timing.us : 0,
-                              .textbook = library->timing.us / textbook->timing.us};
+                              .beside = library->timing.us / beside->timing.us};
     r->cases[r->count++] = made;
 
     const double bytes = (double)(direction_arrays(result->direction) *
-                                  shape_elements(result->shape) * sizeof(float));
+                                  shape_elements(result->shape) * dtype_size(r->dtype));
     printf("%-15s %-9s %3d %11.2f %5.0f%% %11.2f %6.2f", name, direction_name(result->direction),
            result->threads, library->timing.us, 100 * library->timing.spread, floor->timing.us,
            made.floors);
     print_known(" %6.2f", made.twice);
-    printf(" %6.1f %8.2f", bytes / (library->timing.us * 1e3), made.textbook);
+    printf(" %6.1f %8.2f", bytes / (library->timing.us * 1e3), made.beside);
     if (peer != NULL) {
-        printf("   %-8s %11.2f %6.2f %9.2g", peer->name, peer->timing.us, made.ratio,
-               library->error);
-        if (peer->error >= 0) {
-            printf(" %9.2g", peer->error);
-        }
+        printf("   %-8s %11.2f %6.2f", peer->name, peer->timing.us, made.ratio);
+    } else {
+        printf("%30s", "");
+    }
+    printf(" %9.2g", library->error);
+    if (peer != NULL && peer->error >= 0) {
+        printf(" %9.2g", peer->error);
     }
     putchar('\n');
     fflush(stdout);
     if (r->csv != NULL) {
-        write_csv(r->csv, result, name, floor->timing.us);
+        write_csv(r, result, name, floor->timing.us);
     }
 }
 
@@ -105,9 +116,9 @@ void report_add(bench_report *r, const bench_result *result) {
 
 typedef struct group {
     size_t cases, with_peer;
-    double log_floors, log_twice, log_textbook; /* over all cases */
+    double log_floors, log_twice, log_beside; /* over all cases */
     double log_ratio, log_bound; /* over those with a peer: the library's, the floor's */
-    const report_case *most_ratio, *most_floors;
+    const report_case *most_ratio, *most_floors, *most_beside;
 } group;
 
 /* Of the class, or of all where it is CLASSES. */
@@ -122,9 +133,12 @@ static group group_of(const bench_report *r, int threads, bench_direction d, sha
         g.cases++;
         g.log_floors += log(c->floors);
         g.log_twice += c->twice > 0 ? log(c->twice) : 0;
-        g.log_textbook += log(c->textbook);
+        g.log_beside += log(c->beside);
         if (g.most_floors == NULL || c->floors > g.most_floors->floors) {
             g.most_floors = c;
+        }
+        if (g.most_beside == NULL || c->beside > g.most_beside->beside) {
+            g.most_beside = c;
         }
         if (c->ratio > 0) {
             g.with_peer++;
@@ -148,12 +162,15 @@ static void print_worst(double worst, const bench_shape *shape) {
     printf(" %13s %6.2f", name, worst);
 }
 
-static void print_group(const group *g, const char *class_name, bench_direction d) {
+static void print_group(const group *g, const char *class_name, bench_direction d, bool halves) {
     printf("%-28s %-9s %5zu %6.2f", class_name, direction_name(d), g->cases,
            mean(g->log_floors, g->cases));
     print_worst(g->most_floors->floors, g->most_floors->shape);
     print_known(" %6.2f", d == INFERENCE ? 0 : mean(g->log_twice, g->cases));
-    printf(" %8.2f", mean(g->log_textbook, g->cases));
+    printf(" %8.2f", mean(g->log_beside, g->cases));
+    if (halves) {
+        print_worst(g->most_beside->beside, g->most_beside->shape);
+    }
     if (g->with_peer > 0) {
         printf(" %6.2f", mean(g->log_ratio, g->with_peer));
         print_worst(g->most_ratio->ratio, g->most_ratio->shape);
@@ -163,16 +180,18 @@ static void print_group(const group *g, const char *class_name, bench_direction 
 }
 
 static void print_summary(const bench_report *r, int threads) {
-    printf("\n%44s %34s %8s %27s %6s\n", "", "multiple of the floor", "to the", "to the best peer",
-           "floor");
-    printf("%3d %-24s %-9s %5s %6s %20s %6s %8s %6s %20s %6s\n", threads,
+    const bool halves = r->dtype != BN_DTYPE_F32;
+    const int more = halves ? 21 : 0; /* room for what is worst beside floats */
+    printf("\n%44s %34s %8s%*s %27s %6s\n", "", "multiple of the floor", "to the", more, "",
+           "to the best peer", "floor");
+    printf("%3d %-24s %-9s %5s %6s %20s %6s %8s%*s %6s %20s %6s\n", threads,
            threads == 1 ? "thread" : "threads", "direction", "cases", "mean", "worst", "twice",
-           "textbook", "mean", "worst", "to it");
+           role_name(beside_role(r->dtype)), more, halves ? "worst" : "", "mean", "worst", "to it");
     for (shape_class class = 0; class <= CLASSES; class ++) {
         for (bench_direction d = 0; d < DIRECTIONS; d++) {
             const group g = group_of(r, threads, d, class);
             if (g.cases > 0) {
-                print_group(&g, class == CLASSES ? "all" : shape_class_name(class), d);
+                print_group(&g, class == CLASSES ? "all" : shape_class_name(class), d, halves);
             }
         }
     }
@@ -197,6 +216,10 @@ void report_end(bench_report *r) {
     puts("\nMeans are geometric. A ratio below 1: the library is faster. The floor to the best "
          "peer: what nothing\ncan be below. Errors are in units of 2^-24 of the feature's largest "
          "y or dx.");
+    if (r->dtype != BN_DTYPE_F32) {
+        puts("To float32: to the library's own time for the same values as floats. An error of "
+             "halves is what is\nbeyond half an ulp.");
+    }
     if (r->csv != NULL) {
         fclose(r->csv);
     }

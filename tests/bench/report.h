@@ -30,20 +30,21 @@ typedef struct report_case {
     const bench_shape *shape;
     bench_direction direction;
     int threads;
-    double floors;   /* the library's time as a multiple of the floor */
-    double twice;    /* that of reading all once more before; 0 for inference */
-    double ratio;    /* to the fastest peer's; 0 where there is no peer */
-    double textbook; /* to the textbook's */
+    double floors; /* the library's time as a multiple of the floor */
+    double twice;  /* that of reading all once more before; 0 for inference */
+    double ratio;  /* to the fastest peer's; 0 where there is no peer */
+    double beside; /* to the textbook's, which halves do not have: to the same on floats */
 } report_case;
 
 typedef struct bench_report {
     FILE *csv; /* may be NULL */
+    bn_dtype dtype;
     report_case *cases;
     size_t count;
 } bench_report;
 
 /* Begins a table for at most so many results. Exits where the CSV cannot be written. */
-bench_report report_begin(const char *csv, size_t most_results);
+bench_report report_begin(const char *csv, bn_dtype dtype, size_t most_results);
 
 /* Prints a line of the table and writes those of the CSV. */
 void report_add(bench_report *r, const bench_result *result);

@@ -11,6 +11,8 @@
 
 typedef struct state {
     const bench_problem *problem;
+    const float *x, *dy;
+    float *out;
     size_t n, c, s;
     float *mean, *var, *invstd, *running_mean, *running_var, *dgamma, *dbeta;
 } state;
@@ -35,8 +37,8 @@ static void finish_statistics(state *t) {
 /* ---- N x D ----------------------------------------------------------------------------------- */
 
 static void rows_normalize(const state *t, const float *mean, const float *invstd) {
-    const float *restrict x = t->problem->x, *gamma = t->problem->gamma, *beta = t->problem->beta;
-    float *restrict y = t->problem->out;
+    const float *restrict x = t->x, *gamma = t->problem->gamma, *beta = t->problem->beta;
+    float *restrict y = t->out;
     for (size_t i = 0; i < t->n; i++) {
         for (size_t d = 0; d < t->c; d++) {
             y[i * t->c + d] = gamma[d] * (x[i * t->c + d] - mean[d]) * invstd[d] + beta[d];
@@ -46,7 +48,7 @@ static void rows_normalize(const state *t, const float *mean, const float *invst
 
 static void rows_forward(void *context) {
     state *t = context;
-    const float *restrict x = t->problem->x;
+    const float *restrict x = t->x;
     float *restrict mean = t->mean, *restrict var = t->var;
     zero(mean, t->c);
     zero(var, t->c);
@@ -70,10 +72,10 @@ static void rows_forward(void *context) {
 
 static void rows_backward(void *context) {
     state *t = context;
-    const float *restrict x = t->problem->x, *restrict dy = t->problem->dy;
+    const float *restrict x = t->x, *restrict dy = t->dy;
     const float *restrict mean = t->mean, *restrict invstd = t->invstd;
     const float *restrict gamma = t->problem->gamma;
-    float *restrict dx = t->problem->out, *restrict dgamma = t->dgamma, *restrict dbeta = t->dbeta;
+    float *restrict dx = t->out, *restrict dgamma = t->dgamma, *restrict dbeta = t->dbeta;
     zero(dgamma, t->c);
     zero(dbeta, t->c);
     for (size_t i = 0; i < t->n; i++) {
@@ -96,8 +98,8 @@ static void rows_backward(void *context) {
 static void planes_normalize(const state *t, const float *mean, const float *invstd) {
     for (size_t i = 0; i < t->n; i++) {
         for (size_t d = 0; d < t->c; d++) {
-            const float *restrict x = t->problem->x + (i * t->c + d) * t->s;
-            float *restrict y = t->problem->out + (i * t->c + d) * t->s;
+            const float *restrict x = t->x + (i * t->c + d) * t->s;
+            float *restrict y = t->out + (i * t->c + d) * t->s;
             float gamma = t->problem->gamma[d], beta = t->problem->beta[d];
             for (size_t s = 0; s < t->s; s++) {
                 y[s] = gamma * (x[s] - mean[d]) * invstd[d] + beta;
@@ -111,14 +113,14 @@ static void planes_forward(void *context) {
     for (size_t d = 0; d < t->c; d++) {
         float sum = 0, squares = 0;
         for (size_t i = 0; i < t->n; i++) {
-            const float *x = t->problem->x + (i * t->c + d) * t->s;
+            const float *x = t->x + (i * t->c + d) * t->s;
             for (size_t s = 0; s < t->s; s++) {
                 sum += x[s];
             }
         }
         float mean = sum / (float)(t->n * t->s);
         for (size_t i = 0; i < t->n; i++) {
-            const float *x = t->problem->x + (i * t->c + d) * t->s;
+            const float *x = t->x + (i * t->c + d) * t->s;
             for (size_t s = 0; s < t->s; s++) {
                 squares += (x[s] - mean) * (x[s] - mean);
             }
@@ -137,17 +139,17 @@ static void planes_backward(void *context) {
         float mean = t->mean[d], invstd = t->invstd[d], dgamma = 0, dbeta = 0;
         float factor = t->problem->gamma[d] * invstd;
         for (size_t i = 0; i < t->n; i++) {
-            const float *x = t->problem->x + (i * t->c + d) * t->s;
-            const float *dy = t->problem->dy + (i * t->c + d) * t->s;
+            const float *x = t->x + (i * t->c + d) * t->s;
+            const float *dy = t->dy + (i * t->c + d) * t->s;
             for (size_t s = 0; s < t->s; s++) {
                 dbeta += dy[s];
                 dgamma += dy[s] * (x[s] - mean) * invstd;
             }
         }
         for (size_t i = 0; i < t->n; i++) {
-            const float *restrict x = t->problem->x + (i * t->c + d) * t->s;
-            const float *restrict dy = t->problem->dy + (i * t->c + d) * t->s;
-            float *restrict dx = t->problem->out + (i * t->c + d) * t->s;
+            const float *restrict x = t->x + (i * t->c + d) * t->s;
+            const float *restrict dy = t->dy + (i * t->c + d) * t->s;
+            float *restrict dx = t->out + (i * t->c + d) * t->s;
             for (size_t s = 0; s < t->s; s++) {
                 dx[s] = factor * (dy[s] - (dbeta + (x[s] - mean) * invstd * dgamma) / m);
             }
@@ -174,8 +176,17 @@ static void end(void *context) {
 }
 
 bool textbook_make(bench_contestant *made, const bench_problem *p, bench_direction d) {
+    if (p->dtype != BN_DTYPE_F32) {
+        return false;
+    }
     state *t = bench_allocate(sizeof *t);
-    *t = (state){.problem = p, .n = p->shape->n, .c = p->shape->c, .s = p->shape->s};
+    *t = (state){.problem = p,
+                 .x = p->x,
+                 .dy = p->dy,
+                 .out = p->out,
+                 .n = p->shape->n,
+                 .c = p->shape->c,
+                 .s = p->shape->s};
     float **vectors[] = {&t->mean,        &t->var,    &t->invstd, &t->running_mean,
                          &t->running_var, &t->dgamma, &t->dbeta};
     const size_t count = sizeof vectors / sizeof vectors[0];
@@ -194,6 +205,7 @@ bool textbook_make(bench_contestant *made, const bench_problem *p, bench_directi
     }
     *made = (bench_contestant){.name = "textbook",
                                .role = ROLE_TEXTBOOK,
+                               .problem = p,
                                .state = t,
                                .call = calls[d],
                                .end = end,

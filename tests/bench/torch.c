@@ -101,16 +101,20 @@ static void end(void *state) {
     }
 }
 
-void torch_make(bench_contestant *made, bench_torch *t, const bench_shape *shape, bench_direction d,
+bool torch_make(bench_contestant *made, bench_torch *t, const bench_problem *p, bench_direction d,
                 int threads) {
     char line[128];
-    case_name(shape, d, t->name);
+    case_name(p->shape, d, t->name);
     t->threads = threads;
-    fprintf(t->requests, "%s %d\n", t->name, threads);
+    fprintf(t->requests, "%s %d %s\n", t->name, threads, dtype_name(p->dtype));
     answer(t, line, sizeof line);
+    if (strcmp(line, "none") == 0) {
+        return false;
+    }
     if (strcmp(line, "ready") != 0) {
         fail(t->program, line);
     }
     *made = (bench_contestant){
         .name = "PyTorch", .role = ROLE_PEER, .state = t, .elsewhere = seconds_of, .end = end};
+    return true;
 }

@@ -14,8 +14,8 @@ void torch_end(bench_torch *torch);
 /* Its name and version. */
 const char *torch_version(const bench_torch *torch);
 
-/* Prepares one case. The program has one at a time. */
-void torch_make(bench_contestant *made, bench_torch *torch, const bench_shape *shape,
+/* Prepares one case; false where PyTorch has nothing for the type. The program has one at a time. */
+bool torch_make(bench_contestant *made, bench_torch *torch, const bench_problem *problem,
                 bench_direction d, int threads);
 
 #endif
