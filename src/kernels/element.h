@@ -49,15 +49,15 @@ static inline float bni_float_of_bf16(uint32_t half) {
     return bni_float_of_bits(half << 16);
 }
 
-/* Below 2^-14 an f16 is a number of units of 2^-24: the value's 24 bits shifted right, by more than they
- * are where nothing is left. In integers, as the rounding mode is the caller's. */
+/* Below 2^-14 an f16 is a number of units of 2^-24: the value's 24 bits shifted right, by 14 to 24, or
+ * by 25 where nothing is left. In integers, as the rounding mode is the caller's. */
 static inline uint32_t bni_f16_of(float value) {
     const uint32_t sign = bni_float_bits(value) >> 16 & 0x8000u;
     const uint32_t bits = bni_float_bits(value) & 0x7fffffffu, exponent = bits >> 23;
-    const uint32_t shift = exponent > 101u ? 126u - exponent : 25u;
+    const uint32_t shift = exponent < 102u ? 25u : exponent < 113u ? 126u - exponent : 14u;
     const uint32_t whole = (bits & 0x7fffffu) | 0x800000u;
-    const uint32_t odd = whole >> (shift & 31u) & 1u, almost = (1u << ((shift - 1u) & 31u)) - 1u;
-    const uint32_t small = (whole + almost + odd) >> (shift & 31u);
+    const uint32_t odd = whole >> shift & 1u, almost = (1u << (shift - 1u)) - 1u;
+    const uint32_t small = (whole + almost + odd) >> shift;
     const uint32_t normal = (bits - (112u << 23) + 0xfffu + (bits >> 13 & 1u)) >> 13;
     const uint32_t nan = 0x7e00u | (bits >> 13 & 0x3ffu);
     const uint32_t finite = bni_choose(exponent < 113u, small, normal);

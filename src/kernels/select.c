@@ -2,6 +2,7 @@
  * allows. */
 #include "kernels/kernels.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,10 +20,17 @@ static bool always(void) {
 }
 
 #if defined(__x86_64__)
-/* (By cpuid's bit, as not every compiler has a name for it.) */
+/* By cpuid's bit, as not every compiler has a name for it; once, as a virtual machine's host answers,
+ * which takes it tens of microseconds. */
 static bool has_f16c(void) {
-    unsigned eax, ebx, ecx, edx;
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+    static atomic_int known; /* 0: not yet; else 1 more than the answer */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (answer == 0) {
+        unsigned eax, ebx, ecx, edx;
+        answer = 1 + (__get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0);
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
 }
 
 static bool has_avx2(void) {

@@ -115,7 +115,7 @@ static inline vf vf_from_f16(vh h) {
 }
 
 static inline vh vh_f16(vf a) {
-    return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    return _mm512_maskz_cvtps_ph((__mmask16)0xffff, a, _MM_FROUND_TO_NEAREST_INT);
 }
 
 static inline vf vf_from_bf16(vh h) {
