@@ -3,16 +3,6 @@
 
 #include <string.h>
 
-/* Sizes that only decide speed are in floats: so many floats are as large as a tensor, and so many
- * elements as some floats. */
-static double floats_of(const bni_shape *shape) {
-    return shape->elements * (double)bni_bytes_of(shape->type) / (double)sizeof(float);
-}
-
-static size_t elements_of(const bni_cut *cut, size_t floats) {
-    return floats * sizeof(float) / bni_bytes_of(cut->shape->type);
-}
-
 static size_t fewest_rows(size_t columns) {
     return columns % (2 * BNI_PAD) == 0 ? BNI_FOLD_ROWS : bni_divide_up(columns, BNI_FOLD_COLUMNS);
 }
@@ -121,7 +111,7 @@ bni_cut bni_cut_sums(const bni_shape *shape, const bni_tuning *tuning, bni_outpu
         features = whole_lines(BNI_PANEL / shape->spatial, shape->spatial);
     }
     cut.streams =
-        floats_of(shape) >= (output == BNI_Y ? tuning->stream_from : tuning->stream_dx_from);
+        shape->elements >= (output == BNI_Y ? tuning->stream_from : tuning->stream_dx_from);
     set_groups(&cut, bni_smaller(shape->features, features));
     cut.panel_cols = cut.group_features * cut.inner;
     set_chunks(&cut);
@@ -163,10 +153,10 @@ size_t bni_group_size(const bni_cut *cut, size_t group) {
 /* How many elements ahead a pass that writes fetches. */
 static size_t write_ahead(const bni_cut *cut, bni_pass pass) {
     if (pass == BNI_WRITES && cut->linear && cut->streams) {
-        return elements_of(cut, cut->tuning->inputs_ahead);
+        return cut->tuning->inputs_ahead;
     }
-    if (pass == BNI_FOLLOWS && !cut->streams && floats_of(cut->shape) >= cut->tuning->fetch_from) {
-        return elements_of(cut, cut->tuning->output_ahead);
+    if (pass == BNI_FOLLOWS && !cut->streams && cut->shape->elements >= cut->tuning->fetch_from) {
+        return cut->tuning->output_ahead;
     }
     return 0;
 }
@@ -178,7 +168,7 @@ static size_t part_ahead(const bni_cut *cut, bni_pass pass, size_t sample) {
                         : cut->layout == BNI_FOLDED ? cut->outer * cut->shape->features
                         : pass == BNI_FOLLOWS       ? sample
                                                     : cut->shape->spatial;
-    return bni_divide_up(elements_of(cut, cut->tuning->parts_ahead), unit) * unit;
+    return bni_divide_up(cut->tuning->parts_ahead, unit) * unit;
 }
 
 bni_walk bni_walk_begin(const bni_cut *cut, const bni_buffers *data, bni_pass pass, bni_task task) {
@@ -213,7 +203,7 @@ static bool fetches(const bni_walk *walk) {
     const bool jumps = cut->layout == BNI_PLANES && cut->group_features > 1;
     const double from =
         walk->data.dy == NULL || jumps ? cut->tuning->fetch_from : cut->tuning->fetch_two_from;
-    return walk->pass == BNI_READS && floats_of(cut->shape) >= from;
+    return walk->pass == BNI_READS && cut->shape->elements >= from;
 }
 
 /* The rows to write in a band. */
@@ -223,11 +213,11 @@ static size_t band_rows(const bni_walk *walk, const bni_form *form) {
     const size_t line = bni_line_of(type);
     const bool alike = form->x_stride % line == 0 && form->y_stride % line == 0;
     if (walk->hints.stream) {
-        const bool far = floats_of(walk->cut->shape) >= tuning->far_from;
+        const bool far = walk->cut->shape->elements >= tuning->far_from;
         return !alike ? 1 : far ? tuning->far_rows : tuning->stream_rows;
     }
     return bni_smaller(2 * rows_apart(form->x_stride * bni_bytes_of(type)),
-                       bni_divide_up(elements_of(walk->cut, tuning->write_elements), form->cols));
+                       bni_divide_up(tuning->write_elements, form->cols));
 }
 
 /* The most rows, or lines of a plane, of a sheet in which each has so many columns. Of those that sums
@@ -307,8 +297,7 @@ static void fetch_units(const bni_walk *walk, size_t units, bni_sheet *sheet) {
 /* How many rows of so many elements are fetched ahead: whole runs, as what is nearer is read in the
  * same one. */
 static size_t rows_ahead(const bni_walk *walk, size_t row) {
-    return bni_divide_up(elements_of(walk->cut, walk->cut->tuning->sums_ahead), BNI_RUN * row) *
-           BNI_RUN;
+    return bni_divide_up(walk->cut->tuning->sums_ahead, BNI_RUN * row) * BNI_RUN;
 }
 
 /* Has fetched what is so far ahead in a run of elements of which so many are left. */
@@ -376,9 +365,8 @@ static void next_of_planes(bni_walk *walk, size_t x, size_t y, bni_sheet *sheet)
     sheet->hints.band = 1;
     sheet->form.weight = weight_at(cut->shape->weight, walk->unit * cut->shape->weight_step);
     sheet->form.position = weight_at(cut->shape->position, walk->unit * spatial + walk->done);
-    const size_t ahead = elements_of(cut, cut->tuning->sums_ahead);
-    if (alone && spatial >= 2 * ahead) {
-        fetch_run(walk, ahead, left, sheet);
+    if (alone && spatial >= 2 * cut->tuning->sums_ahead) {
+        fetch_run(walk, cut->tuning->sums_ahead, left, sheet);
     } else {
         fetch_units(walk, 1, sheet);
     }

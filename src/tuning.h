@@ -78,7 +78,7 @@
 /* ---- What only decides speed ---------------------------------------------------------------- */
 
 /* A layer has a pointer to it, so that tests can have small batches take the ways of large ones.
- * Sizes are in floats, of half types in twice as many elements. */
+ * Sizes are in elements. */
 typedef struct bni_tuning {
     double stream_from; /* from here on y is written past the caches: beside as much input it would
                            leave them before anyone reads it, and take the input with it */
