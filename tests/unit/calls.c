@@ -8,9 +8,10 @@
 
 bool kind_exists(unsigned kind) {
     const unsigned activation = kind & (WITH_RELU | WITH_LEAKY | WITH_CLIP);
-    const bool taken = kind < KINDS || kind % 5 == 0;
+    const unsigned type = kind & (WITH_BF16 | WITH_F16);
+    const bool taken = kind < KINDS || kind % (type == 0 ? 5 : 31) == 0;
     return taken && (!(kind & FROZEN) || !(kind & UNTRACKED)) &&
-           (activation & (activation - 1)) == 0;
+           (activation & (activation - 1)) == 0 && (type & (type - 1)) == 0;
 }
 
 rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
@@ -22,6 +23,7 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads) {
     options.shift = !(kind & NO_SHIFT);
     options.track_running = !(kind & UNTRACKED);
     batch.accumulate_grads = kind & ACCUMULATING;
+    batch.dtype = kind & WITH_BF16 ? BN_DTYPE_BF16 : kind & WITH_F16 ? BN_DTYPE_F16 : BN_DTYPE_F32;
     if (kind & CUMULATIVE) {
         options.momentum = BN_MOMENTUM_CUMULATIVE;
     }
@@ -70,20 +72,27 @@ void rig_free(rig *r) {
     free(r->memory);
 }
 
+/* x and the like of its trial, as calls find them. */
+#define AT(name) trial_at(&r->t, r->t.name)
+
 static bn_status make_forward_batch(rig *r) {
-    return bn_layer_forward_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.y);
+    const bn_batch batch = trial_batch(&r->t);
+    return bn_layer_forward_batch(&r->t.layer, &batch, AT(x), AT(y));
 }
 
 static bn_status make_backward_batch(rig *r) {
-    return bn_layer_backward_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.dy, r->t.dx);
+    const bn_batch batch = trial_batch(&r->t);
+    return bn_layer_backward_batch(&r->t.layer, &batch, AT(x), AT(dy), AT(dx));
 }
 
 static bn_status make_infer_batch(rig *r) {
-    return bn_layer_infer_batch(&r->t.layer, &r->t.batch, r->t.x, r->t.y);
+    const bn_batch batch = trial_batch(&r->t);
+    return bn_layer_infer_batch(&r->t.layer, &batch, AT(x), AT(y));
 }
 
 static bn_status make_forward_by(rig *r) {
-    return bn_layer_forward_by(&r->t.layer, &r->moments, &r->t.batch, r->t.x, r->t.y);
+    const bn_batch batch = trial_batch(&r->t);
+    return bn_layer_forward_by(&r->t.layer, &r->moments, &batch, AT(x), AT(y));
 }
 
 /* Of any number of calls the last one counts, or the sums would grow. */
@@ -94,8 +103,9 @@ static void begin_again(bn_gradients *gradients) {
 }
 
 static bn_status make_gradients_add(rig *r) {
+    const bn_batch batch = trial_batch(&r->t);
     begin_again(&r->gradients);
-    return bn_gradients_add(&r->gradients, &r->t.layer, &r->t.batch, r->t.x, r->t.dy);
+    return bn_gradients_add(&r->gradients, &r->t.layer, &batch, AT(x), AT(dy));
 }
 
 static bn_status make_gradients_merge(rig *r) {
@@ -104,16 +114,17 @@ static bn_status make_gradients_merge(rig *r) {
 }
 
 static bn_status make_backward_by(rig *r) {
-    return bn_layer_backward_by(&r->t.layer, &r->whole, &r->t.batch, r->t.x, r->t.dy, r->t.dx);
+    const bn_batch batch = trial_batch(&r->t);
+    return bn_layer_backward_by(&r->t.layer, &r->whole, &batch, AT(x), AT(dy), AT(dx));
 }
 
 static bn_status make_set_gradients(rig *r) {
     return bn_layer_set_gradients(&r->t.layer, &r->whole, r->t.batch.accumulate_grads);
 }
 
-/* The calls without a batch; what is between strided rows is nothing for them. */
+/* The calls without a batch are of floats; what is between strided rows is nothing for them. */
 static bool dense(const rig *r) {
-    return r->t.batch.x_stride == 0 && r->t.batch.spatial == 1;
+    return r->t.batch.x_stride == 0 && r->t.batch.spatial == 1 && r->t.batch.dtype == BN_DTYPE_F32;
 }
 
 static bn_status make_forward(rig *r) {
@@ -130,8 +141,9 @@ static bn_status make_infer(rig *r) {
 }
 
 static bn_status make_moments_add(rig *r) {
-    const bn_status first = bn_moments_add(&r->moments, &r->t.batch, r->t.x);
-    return first != BN_STATUS_OK ? first : bn_moments_add(&r->moments, &r->t.batch, r->t.x);
+    const bn_batch batch = trial_batch(&r->t);
+    const bn_status first = bn_moments_add(&r->moments, &batch, AT(x));
+    return first != BN_STATUS_OK ? first : bn_moments_add(&r->moments, &batch, AT(x));
 }
 
 static bn_status make_moments_merge(rig *r) {

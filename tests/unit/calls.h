@@ -22,12 +22,14 @@ enum {
     WITH_POSITIONS = 1024, /* with any of these kinds */
     WITH_LEAKY = 2048,     /* these two in the place of WITH_RELU */
     WITH_CLIP = 4096,
+    WITH_BF16 = 8192, /* one of these at most */
+    WITH_F16 = 16384,
     EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU,
-    ALL_KINDS = 8 * KINDS
+    ALL_KINDS = 32 * KINDS
 };
 
 /* Whether there is such a kind below ALL_KINDS. Of those with weights of positions and with activations
- * other than ReLU a fifth will do, as emulation is slow. */
+ * other than ReLU a fifth will do, of those with a half type one in 31, as emulation is slow. */
 bool kind_exists(unsigned kind);
 
 /* A trial, and what the calls need that take no batch. */
@@ -44,7 +46,7 @@ rig rig_new(const size_t shape[3], unsigned kind, int num_threads);
 void rig_free(rig *r);
 
 /* All calls that work, in an order in which each is BN_STATUS_OK, as often as one likes. (Backward of a
- * batch is not, between the forward of a part and the next of a batch.) */
+ * batch is not, between the forward of a part and the next of a batch.) They neither pack nor unpack. */
 typedef struct library_call {
     const char *name;
     bn_status (*make)(rig *r);

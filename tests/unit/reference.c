@@ -131,15 +131,17 @@ static double activated(const bn_options *options, double z) {
     }
 }
 
-/* g, a product of two floats: rounded to float it is what float arithmetic gives. */
-static float gradient(const bn_options *options, double y, float dy) {
+/* g, a product of two floats: rounded to float it is what float arithmetic gives. Where backward sees
+ * y it is a rounded one, and so is what counts as the clip's max. */
+static float gradient(const bn_options *options, bn_dtype seen_as, double z, float dy) {
+    const double y = ref_rounded(seen_as, z);
     switch (options->activation) {
     case BN_ACTIVATION_RELU:
         return y > 0 ? dy : 0;
     case BN_ACTIVATION_LEAKY_RELU:
         return y > 0 ? dy : (float)((double)options->activation_slope * (double)dy);
     case BN_ACTIVATION_CLIP:
-        return y > 0 && y < (double)options->activation_max ? dy : 0;
+        return y > 0 && y < ref_rounded(seen_as, (double)options->activation_max) ? dy : 0;
     default:
         return dy;
     }
@@ -172,6 +174,8 @@ double ref_running_var(const bn_layer *layer, size_t d) {
 
 ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float *x) {
     ref_result r = ref_alloc(batch->n, layer->num_features, ref_spatial(batch));
+    r.dtype = batch->dtype;
+    r.rounding = 0.5;
     size_t x_stride = ref_x_stride(batch, r.num_features);
     size_t y_stride = ref_y_stride(batch, r.num_features);
     const float *residual = batch->residual;
@@ -213,6 +217,7 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
                   const float *dy) {
     size_t x_stride = ref_x_stride(batch, r->num_features);
     size_t y_stride = ref_y_stride(batch, r->num_features);
+    bn_dtype seen_as = batch->residual ? batch->dtype : BN_DTYPE_F32;
 
     for (size_t d = 0; d < r->num_features; d++) {
         double factor = gamma_of(layer, d) * r->invstd[d];
@@ -223,7 +228,7 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
             for (size_t s = 0; s < r->spatial; s++) {
                 size_t at = d * r->spatial + s, to = plane(r, i, d) + s;
                 float dy_at = dy[i * y_stride + at];
-                double g = (double)gradient(&layer->options, r->y[to], dy_at);
+                double g = (double)gradient(&layer->options, seen_as, r->y[to], dy_at);
                 double size = (double)dy_at * ref_steepest(&layer->options);
                 r->dresidual[to] = g;
                 double term = g * xhat(r, d, x[i * x_stride + at]);
@@ -249,6 +254,7 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
                     g -= share * (r->dbeta[d] + xhat(r, d, x[from]) * r->dgamma[d]);
                 }
                 r->dx[to] = factor * g;
+                r->dresidual[to] = ref_rounded(r->dtype, r->dresidual[to]);
             }
         }
     }
@@ -279,15 +285,29 @@ double ref_units(double got, double want, double scale) {
     return isnan(units) ? INFINITY : units;
 }
 
+/* ref_units of an element of y or dx. The value that would follow the largest stands for Inf, as
+ * rounding has it. */
+static double units_of(const ref_result *shape, double got, double want, double scale) {
+    if (shape->dtype == BN_DTYPE_F32) {
+        return ref_units(got, want, scale);
+    }
+    const double next = shape->dtype == BN_DTYPE_BF16 ? 0x1p128 : 0x1p16;
+    const double forgiven = shape->rounding * ref_ulp(shape->dtype, fmin(fabs(want), next / 2));
+    const double to = fmax(-next, fmin(want, next));
+    const double off = isinf(got) ? copysign(next, got) - to : got - to;
+    return ref_units(fabs(off) <= forgiven ? 0 : fabs(off) - forgiven, 0, scale);
+}
+
 double ref_error_tensor(const ref_result *shape, const float *got, size_t stride,
                         const double *want, const double *scale) {
     double worst = 0;
     for (size_t i = 0; i < shape->n; i++) {
         for (size_t d = 0; d < shape->num_features; d++) {
             for (size_t s = 0; s < shape->spatial; s++) {
+                double at = (double)got[i * stride + d * shape->spatial + s];
                 double value = want[plane(shape, i, d) + s];
-                worst = fmax(worst, ref_units((double)got[i * stride + d * shape->spatial + s],
-                                              value, scale ? scale[d] : value));
+                worst = fmax(worst, scale ? units_of(shape, at, value, scale[d])
+                                          : ref_units(at, value, value));
             }
         }
     }
@@ -340,6 +360,73 @@ bool ref_within_limits(const ref_errors *e) {
     return e->y <= REF_LIMIT && e->dx <= REF_LIMIT_DX && e->dresidual <= 0 &&
            e->mean <= REF_LIMIT && e->invstd <= REF_LIMIT && e->dgamma <= REF_LIMIT &&
            e->dbeta <= REF_LIMIT;
+}
+
+/* ---- Half types ------------------------------------------------------------------------------ */
+
+/* Of a significand, with the first digit, which is not stored. */
+static int digits_of(bn_dtype dtype) {
+    return dtype == BN_DTYPE_BF16 ? 8 : 11;
+}
+
+/* The exponent of the least subnormal. */
+static int least_of(bn_dtype dtype) {
+    return dtype == BN_DTYPE_BF16 ? -133 : -24;
+}
+
+static int last_place(bn_dtype dtype, double value) {
+    int exponent = 0;
+    frexp(value, &exponent);
+    const int last = exponent - digits_of(dtype), least = least_of(dtype);
+    return value == 0 || last < least ? least : last;
+}
+
+double ref_ulp(bn_dtype dtype, double value) {
+    return ldexp(1, last_place(dtype, value));
+}
+
+/* Bits count the halves from 0 on, so many a binade; what would follow the largest is Inf's. */
+uint16_t ref_half(bn_dtype dtype, double value) {
+    const unsigned binade = 1u << (digits_of(dtype) - 1), infinity = 0x8000 - binade;
+    unsigned bits = isnan(value) ? infinity + binade / 2 : infinity;
+    if (isfinite(value)) {
+        const int last = last_place(dtype, value);
+        const double ulps = nearbyint(ldexp(fabs(value), -last));
+        bits = (unsigned)(last - least_of(dtype)) * binade + (unsigned)ulps;
+        bits = bits < infinity ? bits : infinity;
+    }
+    return (uint16_t)(signbit(value) ? bits | 0x8000 : bits);
+}
+
+double ref_value(bn_dtype dtype, uint16_t bits) {
+    const int binade = 1 << (digits_of(dtype) - 1), size = bits & 0x7FFF;
+    const int exponent = size / binade, stored = size % binade;
+    double value = ldexp(stored, least_of(dtype));
+    if (size >= 0x8000 - binade) {
+        value = stored == 0 ? INFINITY : NAN;
+    } else if (exponent > 0) {
+        value = ldexp(binade + stored, least_of(dtype) + exponent - 1);
+    }
+    return copysign(value, bits & 0x8000 ? -1 : 1);
+}
+
+double ref_rounded(bn_dtype dtype, double value) {
+    return dtype == BN_DTYPE_F32 ? value : ref_value(dtype, ref_half(dtype, value));
+}
+
+void ref_to_halves(bn_dtype dtype, size_t count, const float *from, void *to) {
+    for (size_t k = 0; k < count; k++) {
+        const uint16_t bits = ref_half(dtype, (double)from[k]);
+        memcpy((unsigned char *)to + k * sizeof bits, &bits, sizeof bits);
+    }
+}
+
+void ref_from_halves(bn_dtype dtype, size_t count, const void *from, float *to) {
+    for (size_t k = 0; k < count; k++) {
+        uint16_t bits;
+        memcpy(&bits, (const unsigned char *)from + k * sizeof bits, sizeof bits);
+        to[k] = (float)ref_value(dtype, bits);
+    }
 }
 
 /* ---- Data ------------------------------------------------------------------------------------ */

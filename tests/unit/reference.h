@@ -4,8 +4,8 @@
  *
  * The reference takes the arguments of the library's own calls and reads the same public fields:
  * of the layer num_features, options, frozen, gamma, beta and the running values, never what the
- * library computed (the cache, dgamma, dbeta). Forward changes the running values, so the reference
- * goes first:
+ * library computed (the cache, dgamma, dbeta). But tensors are floats here whatever batch->dtype: of a
+ * half type they hold its values. Forward changes the running values, so the reference goes first:
  *
  *     ref_result want = ref_forward(&layer, &batch, x);
  *     ref_backward(&want, &layer, &batch, x, dy);
@@ -33,7 +33,9 @@
  * strides of the batch; vectors are [D]. All of it is zero until it was computed. */
 typedef struct ref_result {
     size_t n, num_features, spatial; /* spatial is at least 1 */
-    double weight;                   /* W */
+    bn_dtype dtype;
+    double rounding; /* of y and dx to a half type, in its ulps: 0.5 */
+    double weight;   /* W */
     double *y, *dx, *dresidual;
     double *mean,
         *mean_rest;         /* the mean is mean + mean_rest; |mean_rest| is below a double's ulp */
@@ -91,7 +93,8 @@ double ref_weight(const bn_batch *batch, size_t i, size_t s); /* of sample i, po
  *     running_mean, where a test measures it, as mean
  *     dresidual and the other vectors: the element's own value
  *
- * and the worst element counts. What should be 0 relative to 0 must be 0; a NaN is infinitely far.
+ * and the worst element counts. What should be 0 relative to 0 must be 0; a NaN is infinitely far. Of
+ * y and dx of a half type errors are what is beyond the rounding to it.
  */
 #define REF_UNIT     (1.0 / 16777216.0)
 #define REF_LIMIT    4.0 /* of y, mean, invstd, dgamma, dbeta and the running values */
@@ -116,7 +119,8 @@ double ref_steepest(const bn_options *options);
 /* What a mean is measured by. */
 double ref_mean_scale(double mean, double var);
 
-/* The pieces of ref_measure. A scale is [D] or NULL: then every element is measured by itself. */
+/* The pieces of ref_measure. A scale is [D] or NULL: then every element is measured by itself, with
+ * no rounding forgiven. */
 double ref_error_tensor(const ref_result *shape, const float *got, size_t stride,
                         const double *want, const double *scale);
 double ref_error_vector(size_t count, const float *got, const double *want, const double *scale);
@@ -126,6 +130,22 @@ void ref_largest(const ref_result *shape, const double *tensor, double *largest)
 
 /* |got - want| in units of |scale|. */
 double ref_units(double got, double want, double scale);
+
+/* ---- Half types ------------------------------------------------------------------------------ */
+
+/* The bits of a half: the nearest to value, of two the even one. And the value of such bits. */
+uint16_t ref_half(bn_dtype dtype, double value);
+double ref_value(bn_dtype dtype, uint16_t bits);
+
+/* The value that an element of this type has for it; of float, value itself. */
+double ref_rounded(bn_dtype dtype, double value);
+
+/* From the last digit of value, as a half, to the next. */
+double ref_ulp(bn_dtype dtype, double value);
+
+/* Arrays of halves have any alignment. */
+void ref_to_halves(bn_dtype dtype, size_t count, const float *from, void *to);
+void ref_from_halves(bn_dtype dtype, size_t count, const void *from, float *to);
 
 /* ---- Data ------------------------------------------------------------------------------------ */
 

@@ -208,6 +208,30 @@ static float *new_output(size_t count) {
     return values;
 }
 
+static float *tensor_of(const trial *t, size_t which) {
+    float *const tensors[TRIAL_TENSORS] = {t->x, t->dx, t->y, t->dy, t->residual, t->dresidual};
+    return tensors[which];
+}
+
+static size_t count_of(const trial *t, size_t which) {
+    return which <= TRIAL_DX ? t->x_count : t->y_count;
+}
+
+/* How far behind malloc's alignment halves begin. */
+static size_t shift_of(size_t which) {
+    return 1 + which % 3;
+}
+
+static void add_halves(trial *t, size_t which) {
+    if (t->batch.dtype != BN_DTYPE_F32) {
+        const size_t bytes = shift_of(which) + count_of(t, which) * trial_width(t);
+        unsigned char *memory = malloc(bytes);
+        assert_non_null(memory);
+        fill_pattern(memory, bytes);
+        t->halves[which] = memory + shift_of(which);
+    }
+}
+
 trial trial_new(size_t num_features, const bn_options *options, bn_batch batch) {
     trial t = {.batch = batch};
     ref_random random = {1};
@@ -219,6 +243,10 @@ trial trial_new(size_t num_features, const bn_options *options, bn_batch batch) 
     t.dy = new_input(&t, &random, y_stride_of(&t), -1.0, 1.5);
     t.y = new_output(t.y_count);
     t.dx = new_output(t.x_count);
+    for (size_t which = TRIAL_X; which <= TRIAL_DY; which++) {
+        add_halves(&t, which);
+    }
+    trial_pack(&t);
     return t;
 }
 
@@ -232,6 +260,9 @@ void trial_free(trial *t) {
     free(t->position_weight);
     free(t->residual);
     free(t->dresidual);
+    for (size_t k = 0; k < TRIAL_TENSORS; k++) {
+        free(t->halves[k] ? t->halves[k] - shift_of(k) : NULL);
+    }
 }
 
 void trial_add_weights(trial *t) {
@@ -262,29 +293,108 @@ void trial_add_residual(trial *t) {
     t->batch.residual = t->residual;
     t->batch.dresidual = t->dresidual;
     t->batch.y = t->y;
+    add_halves(t, TRIAL_RESIDUAL);
+    add_halves(t, TRIAL_DRESIDUAL);
+    trial_pack(t);
+}
+
+size_t trial_width(const trial *t) {
+    return t->batch.dtype == BN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+void *trial_at(const trial *t, const float *element) {
+    const uintptr_t address = (uintptr_t)element;
+    for (size_t k = 0; t->batch.dtype != BN_DTYPE_F32 && k < TRIAL_TENSORS; k++) {
+        const uintptr_t begin = (uintptr_t)tensor_of(t, k);
+        const uintptr_t at = (address - begin) / sizeof(float);
+        if (begin != 0 && address >= begin && at <= count_of(t, k)) {
+            return t->halves[k] + at * sizeof(uint16_t);
+        }
+    }
+    return t->batch.dtype == BN_DTYPE_F32 ? (void *)address : NULL;
+}
+
+bn_batch trial_batch(const trial *t) {
+    bn_batch batch = t->batch;
+    batch.residual = trial_at(t, t->batch.residual);
+    batch.y = trial_at(t, t->batch.y);
+    batch.dresidual = trial_at(t, t->batch.dresidual);
+    return batch;
+}
+
+void trial_pack(trial *t) {
+    static const size_t inputs[] = {TRIAL_X, TRIAL_DY, TRIAL_RESIDUAL};
+    for (size_t k = 0; k < COUNT_OF(inputs); k++) {
+        const size_t which = inputs[k], count = count_of(t, which);
+        if (t->halves[which]) {
+            float *const values = tensor_of(t, which);
+            ref_to_halves(t->batch.dtype, count, values, t->halves[which]);
+            ref_from_halves(t->batch.dtype, count, t->halves[which], values);
+        }
+    }
+}
+
+/* Between rows outputs keep their pattern here as there. */
+void trial_unpack(trial *t) {
+    for (size_t k = 0; k < TRIAL_TENSORS; k++) {
+        const size_t stride = k <= TRIAL_DX ? x_stride_of(t) : y_stride_of(t);
+        for (size_t i = 0; t->halves[k] && i < t->batch.n; i++) {
+            ref_from_halves(t->batch.dtype, row_of(t), t->halves[k] + i * stride * sizeof(uint16_t),
+                            tensor_of(t, k) + i * stride);
+        }
+    }
+}
+
+bn_status trial_forward(trial *t, const float *x, float *y) {
+    const bn_batch batch = trial_batch(t);
+    trial_pack(t);
+    const bn_status status =
+        bn_layer_forward_batch(&t->layer, &batch, trial_at(t, x), trial_at(t, y));
+    trial_unpack(t);
+    return status;
+}
+
+bn_status trial_backward(trial *t, const float *x, const float *dy, float *dx) {
+    const bn_batch batch = trial_batch(t);
+    trial_pack(t);
+    const bn_status status = bn_layer_backward_batch(&t->layer, &batch, trial_at(t, x),
+                                                     trial_at(t, dy), trial_at(t, dx));
+    trial_unpack(t);
+    return status;
+}
+
+bn_status trial_infer(trial *t, const float *x, float *y) {
+    const bn_batch batch = trial_batch(t);
+    trial_pack(t);
+    const bn_status status =
+        bn_layer_infer_batch(&t->layer, &batch, trial_at(t, x), trial_at(t, y));
+    trial_unpack(t);
+    return status;
 }
 
 void trial_run(trial *t) {
-    assert_ok(bn_layer_forward_batch(&t->layer, &t->batch, t->x, t->y));
-    assert_ok(bn_layer_backward_batch(&t->layer, &t->batch, t->x, t->dy, t->dx));
+    assert_ok(trial_forward(t, t->x, t->y));
+    assert_ok(trial_backward(t, t->x, t->dy, t->dx));
 }
 
 static void check_gaps(const trial *t, const float *output, size_t count, size_t stride) {
-    size_t row = row_of(t);
+    const size_t row = row_of(t), width = trial_width(t);
+    const unsigned char *const bytes = trial_at(t, output);
     for (size_t at = row; stride > row && at < count; at += stride) {
-        assert_pattern(&output[at], (stride - row) * sizeof *output);
+        assert_pattern(bytes + at * width, (stride - row) * width);
     }
 }
 
 void trial_describe(const trial *t) {
     static const char *const names[] = {"", ", ReLU", ", leaky ReLU", ", clip"};
+    static const char *const types[] = {"", ", bfloat16", ", float16"};
     print_error(
-        "n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s%s:\n", t->batch.n,
+        "n %zu, D %zu, S %zu, strides %zu and %zu, num_threads %d%s%s%s%s%s%s%s:\n", t->batch.n,
         t->layer.num_features, ref_spatial(&t->batch), x_stride_of(t), y_stride_of(t),
-        t->layer.options.num_threads, t->batch.sample_weight ? ", weights" : "",
-        t->batch.position_weight ? ", of positions" : "", t->batch.residual ? ", residual" : "",
-        names[t->layer.options.activation], t->layer.frozen ? ", frozen" : "",
-        t->layer.running_mean ? "" : ", no running values");
+        t->layer.options.num_threads, types[t->batch.dtype],
+        t->batch.sample_weight ? ", weights" : "", t->batch.position_weight ? ", of positions" : "",
+        t->batch.residual ? ", residual" : "", names[t->layer.options.activation],
+        t->layer.frozen ? ", frozen" : "", t->layer.running_mean ? "" : ", no running values");
 }
 
 /* ---- Trials against the reference ------------------------------------------------------------ */
@@ -375,6 +485,7 @@ void trial_check_run(trial *t, void (*run)(trial *t, const void *context), const
     const size_t features = t->layer.num_features;
     const bool updates = updates_running(t);
     snapshot before = snapshot_take(&t->layer);
+    trial_pack(t);
     ref_result want = reference_of(t);
     if (updates) {
         ref_running(&want, &t->layer);
@@ -419,10 +530,11 @@ static void to_tensor(const trial *t, double *into, const float *from, size_t st
     }
 }
 
-/* In the reference's place, measured by its scales. */
+/* In the reference's place, measured by its scales. Both are rounded. */
 void trial_check_near(const trial *got, const trial *want) {
     const size_t features = want->layer.num_features;
     ref_result near = reference_of(want);
+    near.rounding = 1;
     to_tensor(want, near.dx, want->dx, x_stride_of(want));
     to_tensor(want, near.dresidual, want->dresidual, y_stride_of(want));
     to_tensor(want, near.y, want->y, y_stride_of(want));
@@ -440,11 +552,12 @@ void trial_check_near(const trial *got, const trial *want) {
 void trial_check_infer(trial *t) {
     bn_layer constant = t->layer; /* inference is the forward of a frozen layer */
     constant.frozen = constant.running_mean != NULL;
+    trial_pack(t);
     ref_result want = ref_forward(&constant, &t->batch, t->x);
 
     snapshot before = snapshot_take(&t->layer);
-    fill_pattern(t->y, t->y_count * sizeof *t->y);
-    assert_ok(bn_layer_infer_batch(&t->layer, &t->batch, t->x, t->y));
+    fill_pattern(trial_at(t, t->y), t->y_count * trial_width(t));
+    assert_ok(trial_infer(t, t->x, t->y));
     snapshot_check(&before, &t->layer);
     snapshot_free(&before);
 

@@ -99,9 +99,14 @@ void snapshot_free(snapshot *before);
 
 /* ---- Trials ---------------------------------------------------------------------------------- */
 
+/* What of a trial has the batch's type. */
+enum { TRIAL_X, TRIAL_DX, TRIAL_Y, TRIAL_DY, TRIAL_RESIDUAL, TRIAL_DRESIDUAL, TRIAL_TENSORS };
+
 /* Inputs hold random values and, between strided rows, NaN, so that reading there shows; outputs
  * start as fill_pattern leaves them. No buffer is longer than its batch needs. The same arguments
- * always give the same data. */
+ * always give the same data.
+ *
+ * Of a half type the floats are its values, which calls find as halves, most at odd addresses. */
 typedef struct trial {
     bn_layer layer;
     bn_batch batch;
@@ -109,6 +114,7 @@ typedef struct trial {
     size_t y_count; /* the same of y, dy, residual and dresidual */
     float *x, *dx, *y, *dy;
     float *sample_weight, *position_weight, *residual, *dresidual; /* NULL until added */
+    unsigned char *halves[TRIAL_TENSORS];                          /* NULL where floats will do */
 } trial;
 
 trial trial_new(size_t num_features, const bn_options *options, bn_batch batch);
@@ -125,6 +131,22 @@ void trial_add_positions(trial *t);
 
 /* A residual, and for backward y and dresidual. */
 void trial_add_residual(trial *t);
+
+/* Where calls find an element of a tensor, or where it would end; how many bytes it has; and the
+ * batch that they are given. NULL is nowhere. */
+void *trial_at(const trial *t, const float *element);
+size_t trial_width(const trial *t);
+bn_batch trial_batch(const trial *t);
+
+/* For whoever makes calls himself: before them inputs are rounded to the batch's type and put where
+ * they are found; afterwards all tensors are taken from there. Of floats there is nothing to do. */
+void trial_pack(trial *t);
+void trial_unpack(trial *t);
+
+/* Calls on tensors of the trial's, or any pointers of a float one's. */
+bn_status trial_forward(trial *t, const float *x, float *y);
+bn_status trial_backward(trial *t, const float *x, const float *dy, float *dx);
+bn_status trial_infer(trial *t, const float *x, float *y);
 
 /* Forward and backward, both BN_STATUS_OK. */
 void trial_run(trial *t);
