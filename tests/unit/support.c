@@ -302,16 +302,24 @@ size_t trial_width(const trial *t) {
     return t->batch.dtype == BN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-void *trial_at(const trial *t, const float *element) {
-    const uintptr_t address = (uintptr_t)element;
-    for (size_t k = 0; t->batch.dtype != BN_DTYPE_F32 && k < TRIAL_TENSORS; k++) {
-        const uintptr_t begin = (uintptr_t)tensor_of(t, k);
-        const uintptr_t at = (address - begin) / sizeof(float);
-        if (begin != 0 && address >= begin && at <= count_of(t, k)) {
-            return t->halves[k] + at * sizeof(uint16_t);
-        }
+/* Of a half type, the tensor that an element is in or the end of; TRIAL_TENSORS: none. */
+static size_t find_tensor(const trial *t, const float *element) {
+    size_t k = 0;
+    while (k < TRIAL_TENSORS && (t->halves[k] == NULL || element < tensor_of(t, k) ||
+                                 element > tensor_of(t, k) + count_of(t, k))) {
+        k++;
     }
-    return t->batch.dtype == BN_DTYPE_F32 ? (void *)address : NULL;
+    return k;
+}
+
+void *trial_at(const trial *t, const float *element) {
+    const size_t which = find_tensor(t, element);
+    if (t->batch.dtype == BN_DTYPE_F32) {
+        return (void *)(uintptr_t)element;
+    }
+    return which == TRIAL_TENSORS
+               ? NULL
+               : t->halves[which] + (size_t)(element - tensor_of(t, which)) * sizeof(uint16_t);
 }
 
 bn_batch trial_batch(const trial *t) {
@@ -335,13 +343,17 @@ void trial_pack(trial *t) {
 }
 
 /* Between rows outputs keep their pattern here as there. */
+static void unpack(trial *t, size_t which) {
+    const size_t stride = which <= TRIAL_DX ? x_stride_of(t) : y_stride_of(t);
+    for (size_t i = 0; which < TRIAL_TENSORS && t->halves[which] && i < t->batch.n; i++) {
+        ref_from_halves(t->batch.dtype, row_of(t), t->halves[which] + i * stride * sizeof(uint16_t),
+                        tensor_of(t, which) + i * stride);
+    }
+}
+
 void trial_unpack(trial *t) {
     for (size_t k = 0; k < TRIAL_TENSORS; k++) {
-        const size_t stride = k <= TRIAL_DX ? x_stride_of(t) : y_stride_of(t);
-        for (size_t i = 0; t->halves[k] && i < t->batch.n; i++) {
-            ref_from_halves(t->batch.dtype, row_of(t), t->halves[k] + i * stride * sizeof(uint16_t),
-                            tensor_of(t, k) + i * stride);
-        }
+        unpack(t, k);
     }
 }
 
@@ -350,7 +362,7 @@ bn_status trial_forward(trial *t, const float *x, float *y) {
     trial_pack(t);
     const bn_status status =
         bn_layer_forward_batch(&t->layer, &batch, trial_at(t, x), trial_at(t, y));
-    trial_unpack(t);
+    unpack(t, find_tensor(t, y));
     return status;
 }
 
@@ -359,7 +371,8 @@ bn_status trial_backward(trial *t, const float *x, const float *dy, float *dx) {
     trial_pack(t);
     const bn_status status = bn_layer_backward_batch(&t->layer, &batch, trial_at(t, x),
                                                      trial_at(t, dy), trial_at(t, dx));
-    trial_unpack(t);
+    unpack(t, find_tensor(t, dx));
+    unpack(t, find_tensor(t, t->batch.dresidual));
     return status;
 }
 
@@ -368,7 +381,7 @@ bn_status trial_infer(trial *t, const float *x, float *y) {
     trial_pack(t);
     const bn_status status =
         bn_layer_infer_batch(&t->layer, &batch, trial_at(t, x), trial_at(t, y));
-    trial_unpack(t);
+    unpack(t, find_tensor(t, y));
     return status;
 }
 

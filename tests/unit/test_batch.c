@@ -23,10 +23,10 @@ enum {
     COMBINATIONS = 4 * RELU
 };
 
-static trial combination(unsigned what) {
+static trial combination_of(unsigned what, bn_dtype dtype) {
     const size_t features = 5, spatial = what & SPATIAL ? 6 : 1;
     bn_options options = bn_options_default();
-    bn_batch batch = {.n = 7, .spatial = spatial};
+    bn_batch batch = {.n = 7, .spatial = spatial, .dtype = dtype};
     options.activation = (bn_activation)(what / RELU);
     options.activation_slope = 0.1f;
     options.activation_max = 0.5f;
@@ -50,10 +50,97 @@ static trial combination(unsigned what) {
     return t;
 }
 
+static trial combination(unsigned what) {
+    return combination_of(what, BN_DTYPE_F32);
+}
+
 static void every_combination_is_right(void **state) {
     (void)state;
     for (unsigned what = 0; what < COMBINATIONS; what++) {
-        trial t = combination(what);
+        for (bn_dtype dtype = BN_DTYPE_F32; dtype <= BN_DTYPE_F16; dtype++) {
+            trial t = combination_of(what, dtype);
+            trial_check(&t);
+            trial_check_infer(&t);
+            trial_free(&t);
+        }
+    }
+}
+
+/* ---- Half types ------------------------------------------------------------------------------ */
+
+static void round_all(const trial *t, float *values, size_t count) {
+    for (size_t k = 0; values != NULL && k < count; k++) {
+        values[k] = (float)ref_rounded(t->batch.dtype, (double)values[k]);
+    }
+}
+
+/* What is between rows was rounded too. */
+static void assert_same_rows(const trial *t, const float *got, const float *want, size_t stride) {
+    for (size_t i = 0; want != NULL && i < t->batch.n; i++) {
+        const size_t row = t->layer.num_features * ref_spatial(&t->batch);
+        assert_same_bits(&got[i * stride], &want[i * stride], row);
+    }
+}
+
+/* A float batch of the same values gives the same statistics and gradients of parameters, bit for bit, and
+ * the same y, dx and dresidual but for one rounding; where backward reads y, that is the rounded one. */
+static void check_as_floats(unsigned what, bn_dtype dtype, float size) {
+    trial t = combination_of(what, dtype), floats = combination(what);
+    const size_t x_stride = ref_x_stride(&t.batch, t.layer.num_features);
+    const size_t y_stride = ref_y_stride(&t.batch, t.layer.num_features);
+    for (size_t d = 0; t.layer.gamma && d < t.layer.num_features; d++) {
+        floats.layer.gamma[d] = t.layer.gamma[d] *= size;
+    }
+    memcpy(floats.x, t.x, t.x_count * sizeof(float));
+    memcpy(floats.dy, t.dy, t.y_count * sizeof(float));
+    if (t.residual) {
+        memcpy(floats.residual, t.residual, t.y_count * sizeof(float));
+    }
+    trial_run(&t);
+    assert_ok(trial_forward(&floats, floats.x, floats.y));
+    round_all(&t, floats.y, t.y_count);
+    assert_ok(trial_backward(&floats, floats.x, floats.dy, floats.dx));
+    round_all(&t, floats.dx, t.x_count);
+    round_all(&t, floats.dresidual, t.y_count);
+    assert_same_rows(&t, t.y, floats.y, y_stride);
+    assert_same_rows(&t, t.dx, floats.dx, x_stride);
+    assert_same_rows(&t, t.dresidual, floats.dresidual, y_stride);
+    memcpy(t.y, floats.y, t.y_count * sizeof(float));
+    memcpy(t.dx, floats.dx, t.x_count * sizeof(float));
+    if (t.dresidual) {
+        memcpy(t.dresidual, floats.dresidual, t.y_count * sizeof(float));
+    }
+    trial_check_same(&t, &floats);
+    assert_ok(trial_infer(&t, t.x, t.y));
+    assert_ok(trial_infer(&floats, floats.x, floats.y));
+    round_all(&t, floats.y, t.y_count);
+    assert_same_rows(&t, t.y, floats.y, y_stride);
+    trial_free(&t);
+    trial_free(&floats);
+}
+
+/* With y and dx among a half's usual values, its subnormals (bfloat16's are all but floats'), and beyond its
+ * largest. */
+static void halves_are_floats_rounded_once(void **state) {
+    (void)state;
+    static const float sizes[] = {1, 0x1p-18f, 0x1p15f, 0x1p-126f};
+    for (unsigned what = 0; what < COMBINATIONS; what++) {
+        for (size_t k = 0; k < COUNT_OF(sizes); k++) {
+            check_as_floats(what, BN_DTYPE_F16, sizes[k]);
+            check_as_floats(what, BN_DTYPE_BF16, sizes[k]);
+        }
+    }
+}
+
+/* The same against the reference, whose own rounding is another's. */
+static void halves_of_any_size_are_right(void **state) {
+    (void)state;
+    static const int exponents[] = {-140, -126, -30, -24, -20, -14, 8, 13, 14, 15, 16, 20};
+    for (size_t k = 0; k < 2 * COUNT_OF(exponents); k++) {
+        trial t = combination_of(NO_SHIFT | SPATIAL, k % 2 ? BN_DTYPE_F16 : BN_DTYPE_BF16);
+        for (size_t d = 0; d < t.layer.num_features; d++) {
+            t.layer.gamma[d] = ldexpf(t.layer.gamma[d], exponents[k / 2]);
+        }
         trial_check(&t);
         trial_check_infer(&t);
         trial_free(&t);
@@ -495,6 +582,8 @@ static void without_an_activation_backward_needs_no_y(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_combination_is_right),
+        cmocka_unit_test(halves_are_floats_rounded_once),
+        cmocka_unit_test(halves_of_any_size_are_right),
         cmocka_unit_test(strides_of_any_length_are_right),
         cmocka_unit_test(layers_share_a_wide_buffer),
         cmocka_unit_test(one_position_is_as_good_as_none),

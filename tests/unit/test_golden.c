@@ -11,13 +11,7 @@
  *     ...                         after the last: running_mean, running_var, "tracked COUNT", infer
  *     end
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-
-#include "reference.h"
+#include "support.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -53,7 +47,7 @@ typedef struct golden_case {
 } golden_case;
 
 static golden_case *cases[MOST_CASES];
-static struct CMUnitTest tests[MOST_CASES + 1]; /* the first one counts the cases */
+static struct CMUnitTest tests[3 * MOST_CASES + 1]; /* the first one counts the cases */
 static size_t num_cases;
 
 /* What the file says is either understood or the end of the program: a case must not go missing. */
@@ -425,6 +419,58 @@ static void case_agrees(void **state) {
     bn_layer_free(&layer);
 }
 
+/* ---- The same in half types ------------------------------------------------------------------ */
+
+/* Tensors as they are after rounding to the type: false where that leaves Inf of them. */
+static bool take_step(trial *t, const golden_case *c, int step) {
+    const array *weight = find(c, step, "weight", c->n);
+    copy(t->x, need(c, step, "x", values(c)));
+    copy(t->dy, need(c, step, "dy", values(c)));
+    if (t->residual) {
+        copy(t->residual, need(c, step, "residual", values(c)));
+    }
+    t->batch.sample_weight = weight ? weight->floats : NULL;
+    trial_pack(t);
+    bool finite = true;
+    for (size_t k = 0; k < values(c); k++) {
+        finite = finite && isfinite(t->x[k]);
+    }
+    return finite;
+}
+
+/* The answers to rounded inputs are the reference's, which has given those of the file. */
+static void case_agrees_in(const golden_case *c, bn_dtype dtype) {
+    trial t = trial_new(c->num_features, &c->options,
+                        (bn_batch){.n = c->n, .spatial = c->spatial, .dtype = dtype});
+    bn_layer_free(&t.layer);
+    t.layer = make_layer(c);
+    if (find(c, 0, "residual", values(c))) {
+        trial_add_residual(&t);
+    }
+    bool finite = true;
+    for (int step = 0; finite && step < c->steps; step++) {
+        finite = take_step(&t, c, step);
+        if (finite) {
+            trial_check(&t);
+        } else {
+            assert_status(trial_forward(&t, t.x, t.y), BN_STATUS_NOT_FINITE);
+        }
+    }
+    if (finite) {
+        t.batch.sample_weight = NULL;
+        trial_check_infer(&t);
+    }
+    trial_free(&t);
+}
+
+static void case_agrees_in_bfloat16(void **state) {
+    case_agrees_in(*state, BN_DTYPE_BF16);
+}
+
+static void case_agrees_in_float16(void **state) {
+    case_agrees_in(*state, BN_DTYPE_F16);
+}
+
 /* ---- All of them ----------------------------------------------------------------------------- */
 
 static const char *other_file;
@@ -446,11 +492,15 @@ int main(void) {
 
     tests[0] = (struct CMUnitTest)cmocka_unit_test(no_case_is_missing);
     for (size_t k = 0; k < num_cases; k++) {
-        tests[k + 1] = (struct CMUnitTest){
-            .name = cases[k]->name, .test_func = case_agrees, .initial_state = cases[k]};
+        static void (*const ways[])(void **) = {case_agrees, case_agrees_in_bfloat16,
+                                                case_agrees_in_float16};
+        for (size_t way = 0; way < COUNT_OF(ways); way++) {
+            tests[COUNT_OF(ways) * k + way + 1] = (struct CMUnitTest){
+                .name = cases[k]->name, .test_func = ways[way], .initial_state = cases[k]};
+        }
     }
     /* The macro around this function takes arrays of one size only. */
-    int failed = _cmocka_run_group_tests("golden", tests, num_cases + 1, NULL, NULL);
+    int failed = _cmocka_run_group_tests("golden", tests, 3 * num_cases + 1, NULL, NULL);
     free_cases();
     return failed;
 }

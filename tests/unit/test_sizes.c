@@ -6,10 +6,11 @@
 #include "support.h"
 
 /* Training, inference and frozen statistics. One value a feature has no variance to train on. */
-static void check_size(size_t n, size_t features, size_t spatial, bn_activation activation) {
+static void check_size_of(bn_dtype dtype, size_t n, size_t features, size_t spatial,
+                          bn_activation activation) {
     bn_options options = bn_options_default();
     options.activation = activation;
-    trial t = trial_new(features, &options, (bn_batch){.n = n, .spatial = spatial});
+    trial t = trial_new(features, &options, (bn_batch){.n = n, .spatial = spatial, .dtype = dtype});
     if (n * spatial > 1) {
         trial_check(&t);
     }
@@ -17,6 +18,16 @@ static void check_size(size_t n, size_t features, size_t spatial, bn_activation 
     t.layer.frozen = true;
     trial_check(&t);
     trial_free(&t);
+}
+
+/* Of floats, and every other time of one of the half types. */
+static void check_size(size_t n, size_t features, size_t spatial, bn_activation activation) {
+    static size_t turn;
+    check_size_of(BN_DTYPE_F32, n, features, spatial, activation);
+    if (turn++ % 2 == 0) {
+        const bn_dtype half = turn % 4 == 1 ? BN_DTYPE_BF16 : BN_DTYPE_F16;
+        check_size_of(half, n, features, spatial, activation);
+    }
 }
 
 static void every_number_of_features_is_right(void **state) {
