@@ -390,7 +390,7 @@ static double power_of_two(int exponent) {
 }
 
 double ref_ulp(bn_dtype dtype, double value) {
-    return power_of_two(last_place(dtype, value));
+    return dtype == BN_DTYPE_F32 ? 0 : power_of_two(last_place(dtype, value));
 }
 
 /* Bits count the halves from 0 on, so many a binade; what would follow the largest is Inf's. */

@@ -140,7 +140,7 @@ double ref_value(bn_dtype dtype, uint16_t bits);
 /* The value that an element of this type has for it; of float, value itself. */
 double ref_rounded(bn_dtype dtype, double value);
 
-/* From the last digit of value, as a half, to the next. */
+/* From the last digit of value, as a half, to the next; of float 0. */
 double ref_ulp(bn_dtype dtype, double value);
 
 /* Arrays of halves have any alignment. */
