@@ -357,23 +357,31 @@ void trial_unpack(trial *t) {
     }
 }
 
-bn_status trial_forward(trial *t, const float *x, float *y) {
+static bn_status forward(trial *t, const float *x, float *y) {
     const bn_batch batch = trial_batch(t);
-    trial_pack(t);
     const bn_status status =
         bn_layer_forward_batch(&t->layer, &batch, trial_at(t, x), trial_at(t, y));
     unpack(t, find_tensor(t, y));
     return status;
 }
 
-bn_status trial_backward(trial *t, const float *x, const float *dy, float *dx) {
+static bn_status backward(trial *t, const float *x, const float *dy, float *dx) {
     const bn_batch batch = trial_batch(t);
-    trial_pack(t);
     const bn_status status = bn_layer_backward_batch(&t->layer, &batch, trial_at(t, x),
                                                      trial_at(t, dy), trial_at(t, dx));
     unpack(t, find_tensor(t, dx));
     unpack(t, find_tensor(t, t->batch.dresidual));
     return status;
+}
+
+bn_status trial_forward(trial *t, const float *x, float *y) {
+    trial_pack(t);
+    return forward(t, x, y);
+}
+
+bn_status trial_backward(trial *t, const float *x, const float *dy, float *dx) {
+    trial_pack(t);
+    return backward(t, x, dy, dx);
 }
 
 bn_status trial_infer(trial *t, const float *x, float *y) {
@@ -386,8 +394,9 @@ bn_status trial_infer(trial *t, const float *x, float *y) {
 }
 
 void trial_run(trial *t) {
-    assert_ok(trial_forward(t, t->x, t->y));
-    assert_ok(trial_backward(t, t->x, t->dy, t->dx));
+    trial_pack(t);
+    assert_ok(forward(t, t->x, t->y));
+    assert_ok(backward(t, t->x, t->dy, t->dx));
 }
 
 static void check_gaps(const trial *t, const float *output, size_t count, size_t stride) {
