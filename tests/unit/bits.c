@@ -46,6 +46,7 @@ static void print_case(const size_t shape[3], unsigned kind, int num_threads) {
     trial *t = &r.t;
     for (size_t k = 0; k < CALLS_ON_BATCHES; k++) {
         const bn_status status = calls[k].make(&r);
+        trial_unpack(t);
         hash = digest(hash, &status, sizeof status);
         hash = digest_floats(hash, t->y, t->y_count);
         hash = digest_floats(hash, t->dx, t->x_count);
@@ -99,6 +100,11 @@ int main(int argc, char **argv) {
         const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
         print_case(shape, WITH_POSITIONS | EVERYTHING, 1);
         print_case(shape, WITH_POSITIONS | UNTRACKED | WITH_STRIDES, 2);
+    }
+    for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
+        const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
+        print_case(shape, WITH_BF16 | EVERYTHING, 1);
+        print_case(shape, WITH_F16 | WITH_LEAKY | WITH_STRIDES, 2);
     }
     return 0;
 }

@@ -34,8 +34,13 @@ static const char *enters(const size_t shape[3], unsigned kind, int num_threads)
     return entered;
 }
 
-static const unsigned kinds[] = {0, EVERYTHING, UNTRACKED | EVERYTHING, FROZEN | EVERYTHING,
-                                 FROZEN | NO_SCALE | NO_SHIFT};
+static const unsigned kinds[] = {0,
+                                 EVERYTHING,
+                                 UNTRACKED | EVERYTHING,
+                                 FROZEN | EVERYTHING,
+                                 FROZEN | NO_SCALE | NO_SHIFT,
+                                 WITH_BF16 | EVERYTHING,
+                                 WITH_F16};
 
 static void one_thread_never_enters_openmp(void **state) {
     (void)state;

@@ -21,7 +21,7 @@ static rig run(const size_t shape[3], unsigned kind, const char *isa, const bni_
         r.t.layer.internal.tuning = tuning;
     }
     trial_run(&r.t);
-    assert_ok(bn_layer_infer_batch(&r.t.layer, &r.t.batch, r.t.x, r.t.dy));
+    assert_ok(trial_infer(&r.t, r.t.x, r.t.dy));
     return r;
 }
 
@@ -37,7 +37,9 @@ static const unsigned kinds[] = {0,
                                  UNTRACKED | WITH_WEIGHTS | NO_SCALE,
                                  UNTRACKED | WITH_POSITIONS | WITH_STRIDES,
                                  WITH_LEAKY | WITH_POSITIONS,
-                                 WITH_CLIP | WITH_WEIGHTS | WITH_RESIDUAL};
+                                 WITH_CLIP | WITH_WEIGHTS | WITH_RESIDUAL,
+                                 WITH_BF16 | WITH_CLIP | WITH_RESIDUAL | WITH_POSITIONS,
+                                 WITH_F16 | WITH_LEAKY | WITH_STRIDES | UNTRACKED};
 
 /* (The portable kernels round a fused multiply-add twice, which shows once in 2^29.) */
 static void instructions_change_no_bit(void **state) {

@@ -109,7 +109,9 @@ static void nothing_allocates_after_init(void **state) {
         const size_t *shape = shapes[k / 2], features = shape[1];
         bn_options options = bn_options_default();
         options.track_running = k / 2 != 1;
-        trial t = trial_new(features, &options, (bn_batch){.n = shape[0], .spatial = shape[2]});
+        trial t =
+            trial_new(features, &options,
+                      (bn_batch){.n = shape[0], .spatial = shape[2], .dtype = (bn_dtype)(k % 3)});
         trial_add_weights(&t);
         if (k % 2) {
             trial_add_positions(&t);
@@ -123,17 +125,20 @@ static void nothing_allocates_after_init(void **state) {
         assert_ok(bn_gradients_init(&gradients, features));
         assert_ok(bn_gradients_init(&whole, features));
 
+        const bn_batch batch = trial_batch(&t);
+        void *const x = trial_at(&t, t.x), *const y = trial_at(&t, t.y);
+        void *const dy = trial_at(&t, t.dy), *const dx = trial_at(&t, t.dx);
         allocations = 0;
         trial_run(&t);
-        assert_ok(bn_layer_infer_batch(&t.layer, &t.batch, t.x, t.y));
-        assert_ok(bn_moments_add(&moments, &t.batch, t.x));
-        assert_ok(bn_moments_add(&other, &t.batch, t.x));
+        assert_ok(bn_layer_infer_batch(&t.layer, &batch, x, y));
+        assert_ok(bn_moments_add(&moments, &batch, x));
+        assert_ok(bn_moments_add(&other, &batch, x));
         assert_ok(bn_moments_merge(&moments, &other));
         assert_ok(bn_moments_merge(&moments, &moments));
-        assert_ok(bn_layer_forward_by(&t.layer, &moments, &t.batch, t.x, t.y));
-        assert_ok(bn_gradients_add(&gradients, &t.layer, &t.batch, t.x, t.dy));
+        assert_ok(bn_layer_forward_by(&t.layer, &moments, &batch, x, y));
+        assert_ok(bn_gradients_add(&gradients, &t.layer, &batch, x, dy));
         assert_ok(bn_gradients_merge(&whole, &gradients));
-        assert_ok(bn_layer_backward_by(&t.layer, &whole, &t.batch, t.x, t.dy, t.dx));
+        assert_ok(bn_layer_backward_by(&t.layer, &whole, &batch, x, dy, dx));
         assert_ok(bn_layer_set_gradients(&t.layer, &whole, true));
         if (options.track_running) {
             assert_ok(bn_layer_set_running(&t.layer, &moments));
@@ -191,7 +196,8 @@ static void inference_in_place_allocates_nothing(void **state) {
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
 /* What a trial points to, each in its own guarded memory. */
-enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, POSITIONS, LAYER, BUFFERS };
+enum { X, DX, Y, DY, RESIDUAL, DRESIDUAL, WEIGHTS, POSITIONS, LAYER, HALVES };
+enum { BUFFERS = HALVES + TRIAL_TENSORS };
 static guarded buffers[BUFFERS];
 
 static int map_buffers(void **state) {
@@ -264,6 +270,13 @@ static trial guard(const trial *t, size_t way) {
     g.y = place_output(Y, t->y, t->y_count, at_end);
     g.dx = place_output(DX, t->dx, t->x_count, at_end);
     g.dresidual = place_output(DRESIDUAL, t->dresidual, t->y_count, at_end);
+    for (size_t k = 0; k < TRIAL_TENSORS; k++) {
+        if (t->halves[k]) {
+            const size_t count = k <= TRIAL_DX ? t->x_count : t->y_count;
+            g.halves[k] = place(HALVES + k, count * sizeof(uint16_t), at_end);
+            fill_pattern(g.halves[k], count * sizeof(uint16_t));
+        }
+    }
     g.batch.residual = g.residual;
     g.batch.sample_weight = g.sample_weight;
     g.batch.position_weight = g.position_weight;
@@ -298,23 +311,30 @@ static void check_guarded(size_t features, bn_batch batch, bool everything, bool
     trial_check_infer(&t);
     for (size_t k = 0; k < WAYS; k++) {
         trial g = guard(&t, k);
-        assert_ok(bn_layer_forward_batch(&g.layer, &g.batch, g.x, g.y));
+        assert_ok(trial_forward(&g, g.x, g.y));
         assert_same_bits(g.y, trained, t.y_count);
-        assert_ok(bn_layer_infer_batch(&g.layer, &g.batch, g.x, g.y));
+        assert_ok(trial_infer(&g, g.x, g.y));
         assert_same_bits(g.y, t.y, t.y_count);
     }
     free(trained);
     trial_free(&t);
 }
 
+/* Of half types one of all these, in turn. */
 static void check_guarded_layouts(size_t n, size_t features, size_t spatial) {
+    static size_t turn;
     const size_t row = features * spatial;
-    for (int kind = 0; kind < 3; kind++) {
-        check_guarded(features, (bn_batch){.n = n, .spatial = spatial}, kind >= 1, kind == 2);
-        check_guarded(
-            features,
-            (bn_batch){.n = n, .spatial = spatial, .x_stride = row + 3, .y_stride = row + 17},
-            kind >= 1, kind == 2);
+    for (size_t k = 0; k < 7; k++, turn++) {
+        const size_t which = k < 6 ? k : turn / 7 % 6;
+        bn_batch batch = {.n = n, .spatial = spatial};
+        if (which % 2) {
+            batch.x_stride = row + 3;
+            batch.y_stride = row + 17;
+        }
+        if (k == 6) {
+            batch.dtype = turn / 42 % 2 ? BN_DTYPE_F16 : BN_DTYPE_BF16;
+        }
+        check_guarded(features, batch, which >= 2, which >= 4);
     }
 }
 

@@ -25,9 +25,15 @@
 enum { LIMIT = 32 * 1024, SMALL_STACK = 64 * 1024 };
 
 /* Kinds of rigs that differ in what they have on the stack. */
-static const unsigned kinds[] = {
-    0,          EVERYTHING, FROZEN | EVERYTHING,        UNTRACKED | EVERYTHING,
-    WITH_LEAKY, WITH_CLIP,  EVERYTHING | WITH_POSITIONS};
+static const unsigned kinds[] = {0,
+                                 EVERYTHING,
+                                 FROZEN | EVERYTHING,
+                                 UNTRACKED | EVERYTHING,
+                                 WITH_LEAKY,
+                                 WITH_CLIP,
+                                 EVERYTHING | WITH_POSITIONS,
+                                 WITH_BF16 | WITH_WEIGHTS,
+                                 WITH_F16 | EVERYTHING};
 
 /* Large outputs are written past the caches, and planes that begin within a line are taken apart by
  * kernels that call themselves. */

@@ -638,8 +638,8 @@ static bn_status forward_by_a_negative_weight(worker *self) {
     return forward_of(self, &(bn_batch){.n = self->batch.n, .sample_weight = weights});
 }
 
-static bn_status forward_of_halves(worker *self) {
-    return forward_of(self, &(bn_batch){.n = self->batch.n, .dtype = BN_DTYPE_BF16});
+static bn_status forward_of_no_type(worker *self) {
+    return forward_of(self, &(bn_batch){.n = self->batch.n, .dtype = (bn_dtype)(BN_DTYPE_F16 + 1)});
 }
 
 static bn_status forward_with_bad_eps(worker *self) {
@@ -735,7 +735,7 @@ static const misstep missteps[] = {
     {forward_of_a_short_stride, BN_STATUS_BAD_SHAPE, forward},
     {forward_of_too_many, BN_STATUS_BAD_SHAPE, forward},
     {forward_by_a_negative_weight, BN_STATUS_BAD_OPTION, forward},
-    {forward_of_halves, BN_STATUS_UNSUPPORTED, forward},
+    {forward_of_no_type, BN_STATUS_BAD_OPTION, forward},
     {forward_with_bad_eps, BN_STATUS_BAD_OPTION, forward},
     {forward_with_bad_momentum, BN_STATUS_BAD_OPTION, forward},
     {empty_forward_with_bad_momentum, BN_STATUS_BAD_OPTION, forward},
