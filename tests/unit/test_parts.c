@@ -98,14 +98,13 @@ typedef struct way {
     size_t updating; /* the part whose forward moves the running values */
 } way;
 
-/* A part's batch and buffers; an empty part has none. */
+/* A part's batch and buffers, as calls find them; an empty part has none. */
 typedef struct piece {
     bn_batch batch;
-    const float *x, *dy;
-    float *y, *dx;
+    void *x, *dy, *y, *dx;
 } piece;
 
-static const float *from(const float *buffer, size_t offset) {
+static float *from(float *buffer, size_t offset) {
     return buffer == NULL ? NULL : buffer + offset;
 }
 
@@ -113,15 +112,16 @@ static piece piece_of(const trial *t, const part *p) {
     const size_t features = t->layer.num_features, spatial = ref_spatial(&t->batch);
     const size_t x_at = p->first * ref_x_stride(&t->batch, features);
     const size_t y_at = p->first * ref_y_stride(&t->batch, features);
-    piece of = {.batch = {.n = p->n, .spatial = t->batch.spatial}};
+    piece of = {.batch = {.n = p->n, .spatial = t->batch.spatial, .dtype = t->batch.dtype}};
     if (p->n > 0) {
-        of = (piece){t->batch, t->x + x_at, t->dy + y_at, t->y + y_at, t->dx + x_at};
+        of = (piece){t->batch, trial_at(t, t->x + x_at), trial_at(t, t->dy + y_at),
+                     trial_at(t, t->y + y_at), trial_at(t, t->dx + x_at)};
         of.batch.n = p->n;
         of.batch.sample_weight = from(t->sample_weight, p->first);
         of.batch.position_weight = from(t->position_weight, p->first * spatial);
-        of.batch.residual = from(t->residual, y_at);
+        of.batch.residual = trial_at(t, from(t->residual, y_at));
         of.batch.y = t->batch.y ? of.y : NULL;
-        of.batch.dresidual = t->dresidual ? t->dresidual + y_at : NULL;
+        of.batch.dresidual = trial_at(t, from(t->dresidual, y_at));
     }
     return of;
 }
@@ -147,6 +147,7 @@ static work begin_work(trial *t, const way *how) {
         w.caches = malloc(how->cut.count * w.cache_bytes + 1);
         assert_non_null(w.caches);
     }
+    trial_pack(t);
     return w;
 }
 
@@ -226,6 +227,7 @@ static void end_work(work *w) {
         assert_same_bits(cache.invstd_rest, own.invstd_rest, features);
     }
     free(w->caches);
+    trial_unpack(w->t);
 }
 
 static void run_in_parts(trial *t, const void *context) {
@@ -284,9 +286,13 @@ static void all_kinds_in_parts_are_the_whole(void **state) {
     }
 }
 
-static const unsigned some_kinds[] = {0, EVERYTHING, WITH_POSITIONS | WITH_WEIGHTS | WITH_STRIDES,
+static const unsigned some_kinds[] = {0,
+                                      EVERYTHING,
+                                      WITH_POSITIONS | WITH_WEIGHTS | WITH_STRIDES,
                                       FROZEN | EVERYTHING,
-                                      UNTRACKED | WITH_CLIP | NO_SCALE | WITH_RESIDUAL};
+                                      UNTRACKED | WITH_CLIP | NO_SCALE | WITH_RESIDUAL,
+                                      WITH_BF16 | WITH_CLIP | WITH_RESIDUAL | WITH_STRIDES,
+                                      WITH_F16 | WITH_LEAKY | WITH_WEIGHTS};
 
 static void any_cut_is_the_whole(void **state) {
     (void)state;
@@ -488,7 +494,8 @@ static void outputs_may_be_inputs(void **state) {
     (void)state;
     for (size_t k = 0; k < 2 * SMALL_SHAPES; k++) {
         const size_t *shape = small_shapes[k / 2];
-        const unsigned kind = k % 4 < 2 ? WITH_LEAKY : WITH_WEIGHTS;
+        const unsigned type = k % 3 == 0 ? 0 : k % 3 == 1 ? WITH_BF16 : WITH_F16;
+        const unsigned kind = type | (k % 4 < 2 ? WITH_LEAKY : WITH_WEIGHTS);
         const way w = {.cut = make_cut(CUT_UNEVEN, shape[0]), .caches = k % 2};
         rig apart = rig_new(shape, kind, 1), r = rig_new(shape, kind, 1);
         trial *t = &r.t;
@@ -502,21 +509,24 @@ static void outputs_may_be_inputs(void **state) {
         add_moments(&in_place, &moments);
         for (size_t p = 0; p < w.cut.count; p++) {
             const piece of = piece_at(&in_place, p);
-            float *const x = t->x + (of.x ? of.x - t->x : 0);
-            assert_ok(bn_layer_forward_by(&t->layer, &moments, &of.batch, x, x));
+            assert_ok(bn_layer_forward_by(&t->layer, &moments, &of.batch, of.x, of.x));
         }
+        trial_unpack(t);
         memcpy(t->y, t->x, bytes);
         memcpy(t->x, apart.t.x, bytes);
+        trial_pack(t);
+        float *const y = copy_floats(t->y, t->y_count);
         add_gradients(&in_place, &gradients);
-        float *const dx = over_dy ? t->dy : t->x;
         for (size_t p = 0; p < w.cut.count; p++) {
             const piece of = piece_at(&in_place, p);
-            float *const into = dx + (of.x ? of.x - t->x : 0);
-            assert_ok(bn_layer_backward_by(&t->layer, &gradients, &of.batch, of.x, of.dy, into));
+            assert_ok(bn_layer_backward_by(&t->layer, &gradients, &of.batch, of.x, of.dy,
+                                           over_dy ? of.dy : of.x));
         }
-        memcpy(t->dx, dx, bytes);
         assert_ok(bn_layer_set_gradients(&t->layer, &gradients, false));
         end_work(&in_place);
+        memcpy(t->y, y, bytes);
+        memcpy(t->dx, over_dy ? t->dy : t->x, bytes);
+        free(y);
         trial_check_same(t, &apart.t);
         bn_moments_free(&moments);
         bn_gradients_free(&gradients);
@@ -744,6 +754,7 @@ static void run_on_machines(trial *t, const void *context) {
     rig twins[MACHINES];
     bn_moments moments[MACHINES];
     bn_gradients gradients[MACHINES];
+    trial_pack(t);
     for (size_t m = 0; m < MACHINES; m++) {
         const piece of = piece_of(t, &parts[m]);
         twins[m] = rig_new(shape, *kind, 1);
@@ -766,6 +777,7 @@ static void run_on_machines(trial *t, const void *context) {
         assert_ok(bn_layer_backward_by(layers[m], &gradients[m], &of.batch, of.x, of.dy, of.dx));
         assert_ok(bn_layer_set_gradients(layers[m], &gradients[m], false));
     }
+    trial_unpack(t);
     for (size_t m = 1; m < MACHINES; m++) {
         const float *const got[] = {layers[m]->dgamma, layers[m]->dbeta, layers[m]->running_mean,
                                     layers[m]->running_var};
@@ -787,8 +799,12 @@ static void run_on_machines(trial *t, const void *context) {
 
 static void another_engine_may_add_up(void **state) {
     (void)state;
-    static const unsigned kinds[] = {0, EVERYTHING, WITH_POSITIONS | WITH_CLIP, UNTRACKED,
-                                     NO_SCALE | WITH_STRIDES};
+    static const unsigned kinds[] = {0,
+                                     EVERYTHING,
+                                     WITH_POSITIONS | WITH_CLIP,
+                                     UNTRACKED,
+                                     NO_SCALE | WITH_STRIDES,
+                                     WITH_F16 | EVERYTHING};
     static const float offsets[] = {0, 1e4f};
     for (size_t k = 0; k < 2 * SMALL_SHAPES; k++) {
         for (size_t m = 0; m < COUNT_OF(kinds); m++) {
