@@ -41,9 +41,9 @@ static bn_batch take_rows(const trial *t, share of, size_t *at) {
     part.n = of.n;
     part.sample_weight = rows_from(t->sample_weight, of.first, 1);
     part.position_weight = rows_from(t->position_weight, of.first, spatial);
-    part.residual = rows_from(t->residual, *at, 1);
-    part.y = t->batch.y == NULL ? NULL : t->y + *at;
-    part.dresidual = t->dresidual == NULL ? NULL : t->dresidual + *at;
+    part.residual = trial_at(t, rows_from(t->residual, *at, 1));
+    part.y = t->batch.y == NULL ? NULL : trial_at(t, t->y + *at);
+    part.dresidual = trial_at(t, rows_from(t->dresidual, *at, 1));
     return part;
 }
 
@@ -65,8 +65,12 @@ static void run_share(trial *t, const void *context) {
     size_t at;
     const bn_batch part = take_rows(t, of, &at);
     assert_ok(bn_layer_set_comm(&t->layer, bn_mpi_comm(&world)));
-    assert_ok(bn_layer_forward_batch(&t->layer, &part, t->x + at, t->y + at));
-    assert_ok(bn_layer_backward_batch(&t->layer, &part, t->x + at, t->dy + at, t->dx + at));
+    const void *const x = trial_at(t, t->x + at);
+    trial_pack(t);
+    assert_ok(bn_layer_forward_batch(&t->layer, &part, x, trial_at(t, t->y + at)));
+    assert_ok(bn_layer_backward_batch(&t->layer, &part, x, trial_at(t, t->dy + at),
+                                      trial_at(t, t->dx + at)));
+    trial_unpack(t);
     fill_others(t, context, of);
 }
 
@@ -80,9 +84,14 @@ static void check_share(const size_t shape[3], unsigned kind, int num_threads) {
 
 static void shares_are_the_whole(void **state) {
     (void)state;
-    static const unsigned kinds[] = {0,           EVERYTHING,           WITH_POSITIONS | WITH_CLIP,
-                                     CUMULATIVE,  NO_SCALE | UNTRACKED, FROZEN | WITH_LEAKY,
-                                     ACCUMULATING};
+    static const unsigned kinds[] = {0,
+                                     EVERYTHING,
+                                     WITH_POSITIONS | WITH_CLIP,
+                                     CUMULATIVE,
+                                     NO_SCALE | UNTRACKED,
+                                     FROZEN | WITH_LEAKY,
+                                     ACCUMULATING,
+                                     WITH_F16 | EVERYTHING};
     for (size_t k = 0; k < SMALL_SHAPES; k++) {
         for (size_t m = 0; m < COUNT_OF(kinds); m++) {
             check_share(small_shapes[k], kinds[m], 1);

@@ -64,8 +64,8 @@ struct worker {
     size_t rank;
     bn_layer *layer;
     bn_batch batch;
-    const float *x, *dy;
-    float *y, *dx;
+    const void *x, *dy; /* as calls find them */
+    void *y, *dx;
     unsigned fails; /* bit r: its reduction r of a call */
     worker_call call;
     bn_status status;
@@ -135,13 +135,13 @@ static void take_share(worker *self, trial *t, size_t first, size_t n) {
     self->batch.sample_weight = n > 0 && t->sample_weight ? t->sample_weight + first : NULL;
     self->batch.position_weight =
         n > 0 && t->position_weight ? t->position_weight + first * ref_spatial(&t->batch) : NULL;
-    self->batch.residual = n > 0 && t->residual ? t->residual + y_at : NULL;
-    self->batch.dresidual = n > 0 && t->dresidual ? t->dresidual + y_at : NULL;
-    self->batch.y = n > 0 && t->batch.y ? t->y + y_at : NULL;
-    self->x = n > 0 ? t->x + x_at : NULL;
-    self->dx = n > 0 ? t->dx + x_at : NULL;
-    self->y = n > 0 ? t->y + y_at : NULL;
-    self->dy = n > 0 ? t->dy + y_at : NULL;
+    self->batch.residual = n > 0 && t->residual ? trial_at(t, t->residual + y_at) : NULL;
+    self->batch.dresidual = n > 0 && t->dresidual ? trial_at(t, t->dresidual + y_at) : NULL;
+    self->batch.y = n > 0 && t->batch.y ? trial_at(t, t->y + y_at) : NULL;
+    self->x = n > 0 ? trial_at(t, t->x + x_at) : NULL;
+    self->dx = n > 0 ? trial_at(t, t->dx + x_at) : NULL;
+    self->y = n > 0 ? trial_at(t, t->y + y_at) : NULL;
+    self->dy = n > 0 ? trial_at(t, t->dy + y_at) : NULL;
 }
 
 static void take_shares(crew *c, const size_t *shares) {
@@ -247,6 +247,7 @@ static void check_layers_agree(const crew *c) {
 
 static void crew_run(crew *c) {
     const size_t features = c->t->layer.num_features;
+    trial_pack(c->t);
     crew_make(c, forward);
     check_statuses(c, BN_STATUS_OK);
     check_reductions(c, c->t->layer.frozen ? 0 : 2, features);
@@ -254,6 +255,7 @@ static void crew_run(crew *c) {
     check_statuses(c, BN_STATUS_OK);
     check_reductions(c, 1, 2 * features);
     check_layers_agree(c);
+    trial_unpack(c->t);
 }
 
 static void run_by_crew(trial *t, const void *context) {
@@ -318,7 +320,9 @@ static const unsigned kinds[] = {0,
                                  ACCUMULATING,
                                  FROZEN,
                                  FROZEN | NO_SCALE | NO_SHIFT,
-                                 FROZEN | EVERYTHING};
+                                 FROZEN | EVERYTHING,
+                                 WITH_BF16 | WITH_CLIP | WITH_RESIDUAL | WITH_POSITIONS,
+                                 WITH_F16 | WITH_STRIDES | WITH_WEIGHTS};
 
 /* The second step meets running values and counts that are the first one's. */
 static void check_kind(const size_t shape[3], unsigned kind, size_t workers, int way, int threads) {
@@ -622,7 +626,7 @@ static bn_status forward_without_y(worker *self) {
 }
 
 static bn_status forward_overlapping(worker *self) {
-    return bn_layer_forward(self->layer, self->batch.n, self->y + 1, self->y);
+    return bn_layer_forward(self->layer, self->batch.n, (float *)self->y + 1, self->y);
 }
 
 static bn_status forward_of_a_short_stride(worker *self) {
@@ -701,7 +705,7 @@ static bn_status backward_by_no_cache(worker *self) {
 }
 
 static bn_status backward_overlapping(worker *self) {
-    return bn_layer_backward(self->layer, self->batch.n, self->dx + 1, self->dy, self->dx);
+    return bn_layer_backward(self->layer, self->batch.n, (float *)self->dx + 1, self->dy, self->dx);
 }
 
 static bn_status backward_by_a_nan_weight(worker *self) {
@@ -1120,7 +1124,7 @@ static void constants_stay_constant(void **state) {
 /* A part of a whole is reduced by its caller, and what only infers has no need to be. */
 static void other_calls_do_not_reduce(void **state) {
     (void)state;
-    static const unsigned some[] = {0, WITH_RELU, WITH_STRIDES | EVERYTHING, UNTRACKED};
+    static const unsigned some[] = {0, WITH_RELU, WITH_STRIDES | EVERYTHING, UNTRACKED, WITH_BF16};
     for (size_t k = 0; k < COUNT_OF(some); k++) {
         rig r = rig_new((const size_t[]){N, D, 2}, some[k], 1);
         crew c;
