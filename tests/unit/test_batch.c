@@ -147,6 +147,22 @@ static void halves_of_any_size_are_right(void **state) {
     }
 }
 
+/* Where backward sees y, what rounds to the clip's max counts as max, whether or not max is a half. */
+static void what_rounds_to_max_is_clipped(void **state) {
+    (void)state;
+    static const float most[] = {0.7f, 0.3f, 0.55f, 0.75f};
+    for (size_t k = 0; k < 2 * COUNT_OF(most); k++) {
+        bn_options options = bn_options_default();
+        options.activation = BN_ACTIVATION_CLIP;
+        options.activation_max = most[k / 2];
+        const bn_dtype dtype = k % 2 ? BN_DTYPE_F16 : BN_DTYPE_BF16;
+        trial t = trial_new(5, &options, (bn_batch){.n = 4000, .dtype = dtype});
+        trial_add_residual(&t);
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
 /* ---- Strides --------------------------------------------------------------------------------- */
 
 /* 20 samples are more than the library takes at once (16 rows), 300 positions enough that each
@@ -520,16 +536,20 @@ static void weights_count_where_nothing_is_tracked(void **state) {
 /* dresidual is g: dy itself without an activation, and then dy where act' is 1. */
 static void dresidual_is_dy_behind_the_activation(void **state) {
     (void)state;
-    for (unsigned act = 0; act < COMBINATIONS; act += RELU) {
-        trial t = combination(RESIDUAL | SPATIAL | act);
+    for (unsigned what = 0; what < 3 * COMBINATIONS; what += RELU) {
+        const unsigned act = what % COMBINATIONS;
+        const bn_dtype dtype = (bn_dtype)(what / COMBINATIONS);
+        trial t = combination_of(RESIDUAL | SPATIAL | act, dtype);
         const bool leaky = act / RELU == BN_ACTIVATION_LEAKY_RELU;
         const float most = act / RELU == BN_ACTIVATION_CLIP ? 0.5f : INFINITY;
         size_t off = 0;
         trial_run(&t);
         for (size_t k = 0; k < t.y_count; k++) {
             bool on = act == 0 || (t.y[k] > 0 && t.y[k] < most);
+            const float sloped = leaky ? 0.1f * t.dy[k] : 0.0f;
             off += !on;
-            assert_true(t.dresidual[k] == (on ? t.dy[k] : leaky ? 0.1f * t.dy[k] : 0.0f));
+            assert_true(t.dresidual[k] ==
+                        (on ? t.dy[k] : (float)ref_rounded(dtype, (double)sloped)));
         }
         assert_true(act != 0 ? off > 0 && off < t.y_count : off == 0);
         trial_free(&t);
@@ -538,8 +558,10 @@ static void dresidual_is_dy_behind_the_activation(void **state) {
 
 static void dresidual_may_be_dy(void **state) {
     (void)state;
-    for (unsigned what = RESIDUAL; what < COMBINATIONS; what = (what + 1) | RESIDUAL) {
-        trial apart = combination(what), t = combination(what);
+    for (unsigned what = RESIDUAL; what < 3 * COMBINATIONS; what = (what + 1) | RESIDUAL) {
+        const bn_dtype dtype = (bn_dtype)(what / COMBINATIONS);
+        trial apart = combination_of(what % COMBINATIONS, dtype);
+        trial t = combination_of(what % COMBINATIONS, dtype);
         trial_run(&apart);
         t.batch.dresidual = t.dy;
         trial_run(&t);
@@ -557,15 +579,18 @@ static void dresidual_may_be_dy(void **state) {
 
 static void dresidual_may_be_left_out(void **state) {
     (void)state;
-    trial with = combination(RESIDUAL | RELU), t = combination(RESIDUAL | RELU);
-    trial_run(&with);
-    t.batch.dresidual = NULL;
-    trial_run(&t);
-    assert_pattern(t.dresidual, t.y_count * sizeof(float));
-    assert_same_bits(t.dx, with.dx, t.x_count);
-    assert_same_bits(t.layer.dgamma, with.layer.dgamma, t.layer.num_features);
-    trial_free(&with);
-    trial_free(&t);
+    for (bn_dtype dtype = BN_DTYPE_F32; dtype <= BN_DTYPE_F16; dtype++) {
+        trial with = combination_of(RESIDUAL | RELU, dtype);
+        trial t = combination_of(RESIDUAL | RELU, dtype);
+        trial_run(&with);
+        t.batch.dresidual = NULL;
+        trial_run(&t);
+        assert_pattern(trial_at(&t, t.dresidual), t.y_count * trial_width(&t));
+        assert_same_bits(t.dx, with.dx, t.x_count);
+        assert_same_bits(t.layer.dgamma, with.layer.dgamma, t.layer.num_features);
+        trial_free(&with);
+        trial_free(&t);
+    }
 }
 
 static void without_an_activation_backward_needs_no_y(void **state) {
@@ -584,6 +609,7 @@ int main(void) {
         cmocka_unit_test(every_combination_is_right),
         cmocka_unit_test(halves_are_floats_rounded_once),
         cmocka_unit_test(halves_of_any_size_are_right),
+        cmocka_unit_test(what_rounds_to_max_is_clipped),
         cmocka_unit_test(strides_of_any_length_are_right),
         cmocka_unit_test(layers_share_a_wide_buffer),
         cmocka_unit_test(one_position_is_as_good_as_none),
