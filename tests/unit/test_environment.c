@@ -307,24 +307,11 @@ static int present_mode(void) {
                                : FLUSHING;
 }
 
-/* Forward, backward and inference in a mode, which is the caller's afterwards too. The data is that
- * of a trial, but one feature's is subnormal and gives what is little more. Where dy was is then what
- * inference makes of x. */
-static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_threads) {
-    const float little = kind & WITH_F16 ? 0x1p-16f : 1e-39f;
+/* Forward, backward and inference in a mode, which is the caller's afterwards too. Where dy was is then
+ * what inference makes of x. */
+static void compute_in(int mode, rig *r) {
+    trial *t = &r->t;
     fenv_t before;
-    rig r = rig_new(shape, kind, num_threads);
-    trial *t = &r.t;
-    for (size_t k = 0; k < t->x_count; k++) {
-        if (k / shape[2] % shape[1] == 0) {
-            t->dy[k] *= little;
-            t->x[k] *= little;
-        }
-    }
-    t->layer.beta[0] = 0;
-    if (t->layer.running_mean) {
-        t->layer.running_mean[0] = 0;
-    }
     trial_pack(t);
     const bn_batch batch = trial_batch(t);
     void *const x = trial_at(t, t->x), *const y = trial_at(t, t->y);
@@ -341,7 +328,35 @@ static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_thread
     assert_ok(backward);
     assert_ok(infer);
     assert_int_equal(after, mode);
+}
+
+/* The data is that of a trial, but one feature's is subnormal and gives what is little more. */
+static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_threads) {
+    const float little = kind & WITH_F16 ? 0x1p-16f : 1e-39f;
+    rig r = rig_new(shape, kind, num_threads);
+    trial *t = &r.t;
+    for (size_t k = 0; k < t->x_count; k++) {
+        if (k / shape[2] % shape[1] == 0) {
+            t->dy[k] *= little;
+            t->x[k] *= little;
+        }
+    }
+    t->layer.beta[0] = 0;
+    if (t->layer.running_mean) {
+        t->layer.running_mean[0] = 0;
+    }
+    compute_in(mode, &r);
     return r;
+}
+
+/* Some are not everywhere. */
+static bool has_mode(int mode) {
+    fenv_t before;
+    fegetenv(&before);
+    enter(mode);
+    const bool has = present_mode() == mode;
+    fesetenv(&before);
+    return has;
 }
 
 static void check_same(const rig *got, const rig *want) {
@@ -353,12 +368,7 @@ static void check_same(const rig *got, const rig *want) {
 static void check_modes(const size_t shape[3], unsigned kind) {
     rig usual = run_in(NEAREST, shape, kind, 3); /* by threads that begin like this one */
     for (int mode = MODES - 1; mode >= NEAREST; mode--) {
-        fenv_t before;
-        fegetenv(&before);
-        enter(mode);
-        const bool works = present_mode() == mode;
-        fesetenv(&before);
-        if (!works) {
+        if (!has_mode(mode)) {
             continue;
         }
         rig alone = run_in(mode, shape, kind, 1);
@@ -391,6 +401,32 @@ static void threads_compute_in_the_callers_mode(void **state) {
     check_modes(planes, WITH_CLIP);
     check_modes(rows, WITH_BF16 | WITH_RELU);
     check_modes(planes, WITH_F16 | WITH_RESIDUAL);
+}
+
+/* Float's arithmetic is in the mode, what follows it is not. */
+static void halves_are_rounded_to_nearest_in_any_mode(void **state) {
+    (void)state;
+    for (size_t k = 0; k < 2 * MODES; k++) {
+        const int mode = (int)k / 2;
+        if (!has_mode(mode)) {
+            continue;
+        }
+        rig halves = rig_new(small_shapes[0], k % 2 ? WITH_F16 : WITH_BF16, 1);
+        rig floats = rig_new(small_shapes[0], 0, 1);
+        const trial *got = &halves.t, *want = &floats.t;
+        memcpy(want->x, got->x, got->x_count * sizeof(float));
+        memcpy(want->dy, got->dy, got->y_count * sizeof(float));
+        compute_in(mode, &halves);
+        compute_in(mode, &floats);
+        for (size_t i = 0; i < got->x_count; i++) {
+            const bn_dtype dtype = got->batch.dtype;
+            assert_true((double)got->y[i] == ref_rounded(dtype, (double)want->y[i]));
+            assert_true((double)got->dx[i] == ref_rounded(dtype, (double)want->dx[i]));
+            assert_true((double)got->dy[i] == ref_rounded(dtype, (double)want->dy[i]));
+        }
+        rig_free(&halves);
+        rig_free(&floats);
+    }
 }
 
 /* OpenMP's threads are the whole program's. */
@@ -457,6 +493,7 @@ int main(void) {
         cmocka_unit_test(what_is_masked_raises_nothing_in_activations),
         cmocka_unit_test(what_nobody_asked_for_raises_nothing),
         cmocka_unit_test(threads_compute_in_the_callers_mode),
+        cmocka_unit_test(halves_are_rounded_to_nearest_in_any_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),
         cmocka_unit_test(an_exception_reaches_the_caller),
         cmocka_unit_test(all_calls_run_with_traps),
