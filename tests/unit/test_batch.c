@@ -147,6 +147,31 @@ static void halves_of_any_size_are_right(void **state) {
     }
 }
 
+/* Also one whose bits, taken for a number's, would round to 0. */
+static void a_nan_is_a_half_s_nan(void **state) {
+    (void)state;
+    static const uint32_t nans[] = {0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0xFFFFFFC0};
+    enum { D = 70, N = 3 };
+    for (size_t k = 0; k < 2 * COUNT_OF(nans); k++) {
+        const bn_dtype dtype = k % 2 ? BN_DTYPE_F16 : BN_DTYPE_BF16;
+        trial t = trial_new(D, NULL, (bn_batch){.n = N, .dtype = dtype});
+        trial floats = trial_new(D, NULL, (bn_batch){.n = N});
+        memcpy(floats.x, t.x, t.x_count * sizeof(float));
+        for (size_t d = 0; d < D; d += 3) {
+            memcpy(&t.layer.gamma[d], &nans[k / 2], sizeof *nans);
+            memcpy(&floats.layer.gamma[d], &nans[k / 2], sizeof *nans);
+        }
+        assert_ok(trial_infer(&t, t.x, t.y));
+        assert_ok(trial_infer(&floats, floats.x, floats.y));
+        for (size_t i = 0; i < t.y_count; i++) {
+            assert_int_equal(isnan(t.y[i]) != 0, i % D % 3 == 0);
+            assert_int_equal(signbit(t.y[i]) != 0, signbit(floats.y[i]) != 0);
+        }
+        trial_free(&t);
+        trial_free(&floats);
+    }
+}
+
 /* Where backward sees y, what rounds to the clip's max counts as max, whether or not max is a half. */
 static void what_rounds_to_max_is_clipped(void **state) {
     (void)state;
@@ -609,6 +634,7 @@ int main(void) {
         cmocka_unit_test(every_combination_is_right),
         cmocka_unit_test(halves_are_floats_rounded_once),
         cmocka_unit_test(halves_of_any_size_are_right),
+        cmocka_unit_test(a_nan_is_a_half_s_nan),
         cmocka_unit_test(what_rounds_to_max_is_clipped),
         cmocka_unit_test(strides_of_any_length_are_right),
         cmocka_unit_test(layers_share_a_wide_buffer),

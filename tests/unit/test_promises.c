@@ -871,14 +871,15 @@ static void check_large_of(bn_dtype dtype, size_t features, size_t spatial, size
     bn_layer layer;
     ref_random random = {1};
     unsigned char *x = large_input(&random, dtype, count), *dy = large_input(&random, dtype, count);
-    const size_t shift = offset * width + (dtype != BN_DTYPE_F32 && offset == 1); /* an odd one */
-    unsigned char *whole = malloc(count * width + shift), *part = malloc(count * width);
+    const bool half = dtype != BN_DTYPE_F32;
+    unsigned char *whole = malloc((count + offset) * width + 1), *part = malloc(count * width);
     assert_true(whole != NULL && part != NULL);
     assert_ok(bn_layer_init(&layer, features, NULL));
     ref_fill_layer(&random, &layer);
     layer.frozen = true;
     for (int backward = 0; backward < 2; backward++) {
-        unsigned char *out = whole + shift;
+        const bool odd = half && backward == (int)(offset % 2);
+        unsigned char *out = whole + offset * width + odd;
         const bn_batch batch = {.n = n, .spatial = spatial, .dtype = dtype};
         assert_ok(backward ? bn_layer_backward_batch(&layer, &batch, x, dy, out)
                            : bn_layer_forward_batch(&layer, &batch, x, out));
