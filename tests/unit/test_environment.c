@@ -399,7 +399,6 @@ static void threads_compute_in_the_callers_mode(void **state) {
     check_modes(planes, FROZEN);
     check_modes(rows, WITH_LEAKY);
     check_modes(planes, WITH_CLIP);
-    check_modes(rows, WITH_BF16 | WITH_RELU);
     check_modes(planes, WITH_F16 | WITH_RESIDUAL);
 }
 

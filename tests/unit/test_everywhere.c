@@ -48,6 +48,9 @@ static void instructions_change_no_bit(void **state) {
     for (size_t k = 0; k < SMALL_SHAPES + LARGE_SHAPES; k++) {
         const size_t *shape = k < SMALL_SHAPES ? small_shapes[k] : large_shapes[k - SMALL_SHAPES];
         for (size_t kind = 0; kind < COUNT_OF(kinds); kind++) {
+            if (k >= SMALL_SHAPES && (k + kind) % 4 != 0 && kinds[kind] >= WITH_BF16) {
+                continue; /* of large shapes one in four, as conversions take their time */
+            }
             rig want = run(shape, kinds[kind], NULL, NULL);
             for (size_t s = 0; s < COUNT_OF(sets); s++) {
                 rig got = run(shape, kinds[kind], sets[s], NULL);
