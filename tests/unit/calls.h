@@ -24,8 +24,9 @@ enum {
     WITH_CLIP = 4096,
     WITH_BF16 = 8192, /* one of these at most */
     WITH_F16 = 16384,
+    FLOAT_KINDS = 8 * KINDS, /* those below have no half type */
     EVERYTHING = WITH_WEIGHTS | WITH_RESIDUAL | WITH_RELU,
-    ALL_KINDS = 32 * KINDS
+    ALL_KINDS = 4 * FLOAT_KINDS
 };
 
 /* Whether there is such a kind below ALL_KINDS. Of those with weights of positions and with activations

@@ -106,7 +106,8 @@ enum { TRIAL_X, TRIAL_DX, TRIAL_Y, TRIAL_DY, TRIAL_RESIDUAL, TRIAL_DRESIDUAL, TR
  * start as fill_pattern leaves them. No buffer is longer than its batch needs. The same arguments
  * always give the same data.
  *
- * Of a half type the floats are its values, which calls find as halves, most at odd addresses. */
+ * Of a half type the floats are its values, which calls find as halves, most at odd addresses. A trial
+ * of floats whose batch is then given a half type is as its maker has it: calls find what t has. */
 typedef struct trial {
     bn_layer layer;
     bn_batch batch;

@@ -612,7 +612,7 @@ static void check_pair(const half_type *type, const size_t shape[3], unsigned ki
 /* Every kind that there is, but each of one shape only. */
 static void halves_are_the_floats_that_they_are(void **state) {
     (void)state;
-    for (unsigned kind = 0, k = 0; kind < ALL_KINDS; kind++) {
+    for (unsigned kind = 0, k = 0; kind < FLOAT_KINDS; kind++) {
         if (kind_exists(kind)) {
             check_pair(&types[k / SMALL_SHAPES % TYPES], small_shapes[k % SMALL_SHAPES], kind, 1,
                        k % 3, k / SMALL_SHAPES / TYPES % 2);
@@ -633,7 +633,7 @@ static void any_shape_will_do(void **state) {
     for (size_t tries = 0; tries < TRIES;) {
         const size_t shape[] = {any_size(&random, 70), any_size(&random, 600),
                                 any_size(&random, 300)};
-        const unsigned kind = ref_bits(&random) % ALL_KINDS;
+        const unsigned kind = ref_bits(&random) % FLOAT_KINDS;
         const bool taken = shape[0] * shape[1] * shape[2] <= ELEMENTS && kind_exists(kind);
         if (taken && shape[0] * shape[2] > 6) { /* so that weights of 0 leave enough */
             pair p = pair_new(&types[tries % TYPES], shape, kind, 1 + tries / TYPES % 2, tries % 3);
