@@ -138,24 +138,30 @@ static inline __m512i near_bf16(vf a) {
 }
 
 static inline __m512i near_or_nan(vf a) {
-    return _mm512_mask_mov_epi32(near_bf16(a), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
-                                 _mm512_castps_si512(vf_quiet(a)));
+    return _mm512_mask_or_epi32(near_bf16(a), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                _mm512_castps_si512(a), _mm512_set1_epi32(0x400000));
+}
+
+/* The upper halves of the lanes of both. */
+static inline __m512i upper_halves(__m512i a, __m512i b) {
+    const __m512i odd =
+        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi16(a, odd, b);
 }
 
 static inline vh vh_bf16(vf a) {
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(near_or_nan(a), 16));
+    const __m512i upper = near_or_nan(a);
+    return _mm512_castsi512_si256(upper_halves(upper, upper));
 }
 
 static inline vhh vhh_bf16(vf a, vf b) {
-    const __m512i upper =
-        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
-                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     __m512i low = near_bf16(a), high = near_bf16(b);
     if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) {
         low = near_or_nan(a);
         high = near_or_nan(b);
     }
-    return _mm512_permutex2var_epi16(low, upper, high);
+    return upper_halves(low, high);
 }
 
 static inline vhh vhh_f16(vf a, vf b) {
