@@ -1,9 +1,9 @@
 /*
  * The arithmetic over data, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h)
  * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels for each element type.
- * The vocabulary: BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf, vh and vd and their
- * functions (simd_base.h). The element type is a parameter that is a constant wherever it matters: what
- * loads and stores look at.
+ * The vocabulary: BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf, vd, vh and vhh and their
+ * functions (simd_base.h). The element type is a parameter, which is a constant where it comes to
+ * loading and storing.
  *
  * Where outputs are written, a kernel walks a sheet tile by tile: some vectors side by side, down the
  * rows of a band, so that coefficients are loaded once a tile and stay in registers. Where sums are
@@ -96,25 +96,23 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const void *out, size_t strid
     return sheet->hints.stream && is_even(out, type) && (lines || has_lead(sheet, stride, type));
 }
 
-/* The first `lanes` lanes are from memory, the others from `rest`. */
-BNI_INLINE vf load(const void *from, size_t lanes, vf rest, const bni_type type) {
+/* Data, and 0 in the lanes that have no column. */
+BNI_INLINE vf load_or_zero(const void *from, size_t lanes, const bni_type type) {
     const bool whole = lanes == BNI_LANES;
     if (type == BNI_F32) {
-        return whole ? vf_load(from) : vf_load_part(from, lanes, rest);
+        return whole ? vf_load(from) : vf_load_part(from, lanes, vf_set1(0.0f));
     }
     const vh halves = whole ? vh_load(from) : vh_load_part(from, lanes);
-    const vf floats = type == BNI_BF16 ? vf_from_bf16(halves) : vf_from_f16(halves);
-    return whole ? floats : vf_part(floats, lanes, rest);
+    return type == BNI_BF16 ? vf_from_bf16(halves) : vf_from_f16(halves);
 }
 
-/* Of data, 0 in the lanes that have no column. */
-BNI_INLINE vf load_or_zero(const void *from, size_t lanes, const bni_type type) {
-    const vf zero = vf_set1(0.0f);
-    if (type == BNI_F32 || lanes == BNI_LANES) {
-        return load(from, lanes, zero, type);
+/* Data, and `rest` in the lanes that have no column. */
+BNI_INLINE vf load(const void *from, size_t lanes, vf rest, const bni_type type) {
+    if (type == BNI_F32) {
+        return lanes == BNI_LANES ? vf_load(from) : vf_load_part(from, lanes, rest);
     }
-    const vh halves = vh_load_part(from, lanes);
-    return type == BNI_BF16 ? vf_from_bf16(halves) : vf_from_f16(halves);
+    const vf data = load_or_zero(from, lanes, type);
+    return lanes == BNI_LANES ? data : vf_part(data, lanes, rest);
 }
 
 /* What belongs to a vector's columns, or to a plane, which has one value; the missing lanes are 0. */
@@ -124,7 +122,7 @@ BNI_INLINE vf load_coef(const float *of, size_t lanes, const bool plane) {
         const vf all = vf_set1(bni_load_float(of));
         return lanes == BNI_LANES ? all : vf_part(all, lanes, zero);
     }
-    return load(of, lanes, zero, BNI_F32);
+    return load_or_zero(of, lanes, BNI_F32);
 }
 
 /* Adds to a sum a column. */
@@ -140,16 +138,19 @@ BNI_INLINE void add_sum(double *to, size_t lanes, vf sum) {
     }
 }
 
+BNI_INLINE void store_halves(void *to, size_t lanes, vh halves, const bool stream) {
+    if (lanes != BNI_LANES) {
+        vh_store_part(to, lanes, halves);
+    } else if (stream) {
+        vh_stream(to, halves);
+    } else {
+        vh_store(to, halves);
+    }
+}
+
 BNI_INLINE void store(void *to, size_t lanes, vf v, const bool stream, const bni_type type) {
     if (type != BNI_F32) {
-        const vh halves = type == BNI_BF16 ? vh_bf16(v) : vh_f16(v);
-        if (lanes != BNI_LANES) {
-            vh_store_part(to, lanes, halves);
-        } else if (stream) {
-            vh_stream(to, halves);
-        } else {
-            vh_store(to, halves);
-        }
+        store_halves(to, lanes, type == BNI_BF16 ? vh_bf16(v) : vh_f16(v), stream);
     } else if (lanes != BNI_LANES) {
         vf_store_part(to, lanes, v);
     } else if (stream) {
