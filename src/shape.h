@@ -38,7 +38,8 @@ typedef struct bni_shape {
 /* Whether both strides must be good, or x's alone (bn_moments_add). */
 typedef enum bni_strides { BNI_STRIDES_BOTH, BNI_STRIDES_X } bni_strides;
 
-/* Returns BN_STATUS_OK, BN_STATUS_BAD_OPTION or BN_STATUS_BAD_SHAPE as bn_layer_forward_batch says. n = 0 is a good shape. */
+/* Returns BN_STATUS_OK, BN_STATUS_BAD_OPTION or BN_STATUS_BAD_SHAPE as bn_layer_forward_batch says.
+ * n = 0 is a good shape. */
 bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features,
                          bni_strides strides);
 

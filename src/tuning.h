@@ -9,7 +9,10 @@
 
 #include "kernels/kernels.h" /* BNI_PANEL and BNI_RUN decide bits too */
 
-/* ---- What decides bits ---------------------------------------------------------------------- */
+/* ---- What decides bits ----------------------------------------------------------------------
+ *
+ * Elements are of any type, so that halves are added up as the floats that they are; bytes are those of
+ * floats. */
 
 /* Elements and rows of a sheet at the most: 64 KiB, what is asked of a kernel at once. */
 #define BNI_SHEET_ELEMENTS ((size_t)16384)
@@ -78,7 +81,8 @@
 /* ---- What only decides speed ---------------------------------------------------------------- */
 
 /* A layer has a pointer to it, so that tests can have small batches take the ways of large ones.
- * Sizes are in elements. */
+ * Sizes are in elements, of any type: half types go through twice as many in the same bytes, but not in
+ * the same time (tests/bench/README.md). */
 typedef struct bni_tuning {
     double stream_from; /* from here on y is written past the caches: beside as much input it would
                            leave them before anyone reads it, and take the input with it */

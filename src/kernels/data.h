@@ -19,7 +19,7 @@
 
 #include <stddef.h>
 
-/* The floats of a cache line, and the most elements that any kernel moves at once. */
+/* The floats of a cache line, and the columns of a plane's line, whatever their type. */
 #define BNI_PAD ((size_t)16)
 
 /* Its bytes. Arrays begin at one, so that no two share a line and no vector is in two. */
