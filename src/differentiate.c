@@ -11,10 +11,13 @@ static bool needs_y(const bn_layer *layer, const bn_batch *batch) {
 }
 
 /* Whether a forward's cache can be of this batch. The layer's own serves all parts of a whole, and
- * constants serve all. */
+ * constants serve all, of one type. */
 static bool fits(const bni_forward *before, const bn_batch *batch, bni_subject subject,
                  const bni_shape *shape) {
     const bool frozen = before->kind == BNI_FORWARD_FROZEN;
+    if (before->type != shape->type) {
+        return false;
+    }
     if (subject == BNI_PART_SUMS || subject == BNI_PART_DX) {
         if (batch->cache == NULL && (frozen || before->kind == BNI_FORWARD_PART)) {
             return true;
@@ -84,11 +87,11 @@ bn_status bni_check_backward(const bn_layer *layer, const bn_batch *batch, const
     return own && !(shape->values > 1.0) ? BN_STATUS_TOO_FEW_VALUES : BN_STATUS_OK;
 }
 
-/* What forward's y became where it was clipped: max in the type of y. One that is then 0 may stay as it
- * is, below all that is above 0. */
+/* What forward's y became where it was clipped: max in the type of y, which may be Inf. One that is then
+ * 0 may stay as it is, below all that is above 0. (By its bits: it may be subnormal.) */
 static float rounded_max(float max, bni_type type) {
     const float rounded = bni_nearest_element(max, type);
-    return rounded > 0.0f ? rounded : max;
+    return bni_is_positive(rounded) ? rounded : max;
 }
 
 void bni_backward_begin(bni_backward *of, const bn_layer *layer, const bn_batch *batch,

@@ -183,7 +183,7 @@ static bn_status forward_frozen(forward_work *work) {
 static bn_status end_forward(bn_layer *layer, const bn_batch *batch, const forward_work *work,
                              int kind, bn_status status) {
     const bni_shape *shape = work->cut->shape;
-    bni_cache_sign(layer, batch->cache, (bni_forward){shape->n, shape->spatial, kind});
+    bni_cache_sign(layer, batch->cache, (bni_forward){shape->n, shape->spatial, shape->type, kind});
     if (status == BN_STATUS_OK && work->update_running) {
         bni_commit_running(layer, &work->scratch.running, 0, layer->num_features);
         layer->num_batches_tracked++;

@@ -1,7 +1,7 @@
 /* The exported conversions of half types. */
 #include "shape.h"
 
-#include <fenv.h>
+#include <stdatomic.h>
 
 /* Whether there is anything to convert, and so many elements are memory that does not overlap. */
 static bool may_convert(size_t n, const void *from, size_t from_bytes, const void *to,
@@ -13,23 +13,26 @@ static bool may_convert(size_t n, const void *from, size_t from_bytes, const voi
     return f + n * from_bytes <= t || t + n * to_bytes <= f;
 }
 
-/* To nearest, which not every set's instruction does whatever the rounding mode is. */
+/* Chosen once a process, as environments may change while others read them. */
+static const bni_data_kernels *kernels_of(bni_type type) {
+    static _Atomic(const bn_kernels *) chosen;
+    const bn_kernels *kernels = atomic_load_explicit(&chosen, memory_order_acquire);
+    if (kernels == NULL) {
+        kernels = bni_kernels_select();
+        atomic_store_explicit(&chosen, kernels, memory_order_release);
+    }
+    return &kernels->data[type];
+}
+
 static void from_float(bni_type type, size_t n, const float *from, uint16_t *to) {
     if (may_convert(n, from, sizeof *from, to, sizeof *to)) {
-        const int mode = fegetround();
-        if (mode != FE_TONEAREST) {
-            fesetround(FE_TONEAREST);
-        }
-        bni_kernels_select()->data[type].from_floats(n, from, to);
-        if (mode != FE_TONEAREST) {
-            fesetround(mode);
-        }
+        kernels_of(type)->from_floats(n, from, to);
     }
 }
 
 static void to_float(bni_type type, size_t n, const uint16_t *from, float *to) {
     if (may_convert(n, from, sizeof *from, to, sizeof *to)) {
-        bni_kernels_select()->data[type].to_floats(n, from, to);
+        kernels_of(type)->to_floats(n, from, to);
     }
 }
 

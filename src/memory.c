@@ -96,11 +96,11 @@ static void take_rests(memory_cut *cut, bn_layer *layer, size_t features, bool w
 static void take_layer(memory_cut *cut, bn_layer *layer, size_t features, const bn_options *options,
                        const bn_memory *memory) {
     const bool trains = !options->inference_only, tracks = options->track_running;
-    const bool scales = options->scale, shifts = options->shift;
-    layer->gamma = give(cut, scales, memory->gamma, features, options->gamma_init);
-    layer->beta = give(cut, shifts, memory->beta, features, options->beta_init);
-    layer->dgamma = give(cut, scales && trains, memory->dgamma, features, 0.0f);
-    layer->dbeta = give(cut, shifts && trains, memory->dbeta, features, 0.0f);
+    const bool scale = options->scale, shift = options->shift;
+    layer->gamma = give(cut, scale, memory->gamma, features, options->gamma_init);
+    layer->beta = give(cut, shift, memory->beta, features, options->beta_init);
+    layer->dgamma = give(cut, scale && trains, memory->dgamma, features, 0.0f);
+    layer->dbeta = give(cut, shift && trains, memory->dbeta, features, 0.0f);
     layer->running_mean = give(cut, tracks, memory->running_mean, features, 0.0f);
     layer->running_var = give(cut, tracks, memory->running_var, features, 1.0f);
     if (trains) {
@@ -222,7 +222,7 @@ void bni_running_at(const bn_layer *layer, size_t d, double *mean, double *var) 
 
 /* What a cache of the caller's begins with, in front of four arrays. The last word is made of the
  * others: memory that holds something else is not taken for a cache. */
-enum { CACHE_FEATURES, CACHE_N, CACHE_SPATIAL, CACHE_KIND, CACHE_CHECK, CACHE_WORDS };
+enum { CACHE_FEATURES, CACHE_N, CACHE_SPATIAL, CACHE_TYPE, CACHE_KIND, CACHE_CHECK, CACHE_WORDS };
 
 typedef struct cache_head {
     uint64_t words[CACHE_WORDS];
@@ -261,9 +261,11 @@ void bni_cache_sign(bn_layer *layer, void *cache, bni_forward forward) {
         layer->internal.forward = forward.kind;
         layer->internal.n = forward.n;
         layer->internal.spatial = forward.spatial;
+        layer->internal.type = (int)forward.type;
         return;
     }
-    cache_head head = {{layer->num_features, forward.n, forward.spatial, (uint64_t)forward.kind}};
+    cache_head head = {{layer->num_features, forward.n, forward.spatial, (uint64_t)forward.type,
+                        (uint64_t)forward.kind}};
     head.words[CACHE_CHECK] = check_of(&head);
     memcpy(cache, &head, sizeof head);
 }
@@ -271,7 +273,8 @@ void bni_cache_sign(bn_layer *layer, void *cache, bni_forward forward) {
 bni_forward bni_cache_read(const bn_layer *layer, const void *cache) {
     cache_head head;
     if (cache == NULL) {
-        return (bni_forward){layer->internal.n, layer->internal.spatial, layer->internal.forward};
+        return (bni_forward){layer->internal.n, layer->internal.spatial,
+                             (bni_type)layer->internal.type, layer->internal.forward};
     }
     memcpy(&head, cache, sizeof head);
     if (head.words[CACHE_CHECK] != check_of(&head) ||
@@ -279,5 +282,5 @@ bni_forward bni_cache_read(const bn_layer *layer, const void *cache) {
         return (bni_forward){.kind = BNI_FORWARD_NONE};
     }
     return (bni_forward){(size_t)head.words[CACHE_N], (size_t)head.words[CACHE_SPATIAL],
-                         (int)head.words[CACHE_KIND]};
+                         (bni_type)head.words[CACHE_TYPE], (int)head.words[CACHE_KIND]};
 }

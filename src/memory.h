@@ -69,6 +69,7 @@ enum {
 
 typedef struct bni_forward {
     size_t n, spatial;
+    bni_type type;
     int kind;
 } bni_forward;
 

@@ -33,6 +33,10 @@
 static void gather(const bn_kernels *kernels, const bni_cut *cut, const bni_sheet *sheet,
                    size_t offset, size_t features, float *values) {
     const bni_type type = cut->shape->type;
+    if (cut->shape->spatial == 1 && type == BNI_F32) {
+        memcpy(values, bni_at(sheet->at.x, offset, type), features * sizeof *values);
+        return;
+    }
     if (cut->shape->spatial == 1) {
         kernels->data[type].to_floats(features, bni_at(sheet->at.x, offset, type), values);
         return;

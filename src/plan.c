@@ -32,7 +32,7 @@ static size_t samples_to_fold(const bni_shape *shape) {
     return wide ? most : 1;
 }
 
-/* So many features, or a few less, whose planes together are whole cache lines: if the first
+/* So many features, or a few less, whose planes together are whole cache lines of floats: if the first
  * group begins on one, all do. */
 static size_t whole_lines(size_t features, size_t spatial) {
     size_t step = 1;

@@ -18,7 +18,7 @@ static inline size_t bni_divide_up(size_t a, size_t b) {
     return a <= b ? a != 0 : a / b + (a % b != 0);
 }
 
-/* So many elements that arrays of them, one behind the other, share no cache line. */
+/* So many floats, or doubles, that arrays of them, one behind the other, share no cache line. */
 static inline size_t bni_padded(size_t count) {
     return bni_divide_up(count, BNI_PAD) * BNI_PAD;
 }

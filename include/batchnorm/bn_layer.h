@@ -58,7 +58,7 @@
  *   mode, flush to zero, traps; and what they raise, the caller has raised. No call raises
  *   FE_INVALID, FE_DIVBYZERO or FE_OVERFLOW where its data does not: a NaN that is quiet stays so.
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
- *   of buffers, or on what ran before.
+ *   of buffers, or on what ran before; but where two NaNs meet, which of them it is that remains.
  */
 #ifndef BATCHNORM_BN_LAYER_H
 #define BATCHNORM_BN_LAYER_H
@@ -128,7 +128,7 @@ typedef enum bn_activation {
  * kept, and a NaN stays a NaN (quiet, with its sign).
  *
  * Where a residual and an activation meet, backward sees z only as y was rounded: what became 0 or
- * max counts as such. */
+ * max counts as such. Backward's dtype is forward's. */
 typedef enum bn_dtype {
     BN_DTYPE_F32 = 0, /* float */
     BN_DTYPE_BF16,    /* bfloat16: the upper half of a float's bits */
@@ -247,6 +247,7 @@ typedef struct bn_layer {
         void *scratch; /* where a call works: src/memory.h */
         size_t scratch_bytes;
         size_t n, spatial; /* the shape of the forward before */
+        int type;          /* of its elements: src/kernels/element.h */
         int forward;       /* of which kind it was: src/memory.h */
         bn_comm comm;
     } internal;
@@ -500,8 +501,8 @@ BN_API bn_status bn_layer_infer_batch(const bn_layer *layer, const bn_batch *bat
  * BN_STATUS_OVERLAP       dresidual overlaps anything but dy as a whole, dx overlaps the weights or
  *                         y, the cache anything, or inputs overlap in part
  * BN_STATUS_TOO_FEW_VALUES  W <= 1 and forward was not frozen
- * BN_STATUS_BAD_STATE     n or spatial is not that of the forward before; batch->cache is no cache
- *                         of a layer of this size
+ * BN_STATUS_BAD_STATE     n, spatial or dtype is not that of the forward before; batch->cache is no
+ *                         cache of a layer of this size
  * BN_STATUS_NOT_FINITE    with accumulate_grads also where a sum would leave float; dx and
  *                         dresidual are written */
 BN_API bn_status bn_layer_backward_batch(bn_layer *layer, const bn_batch *batch, const void *x,
@@ -767,7 +768,7 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  *                           shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP         inputs overlap in part, or anything and the arrays of gradients or layer
  * BN_STATUS_BAD_STATE       gradients or layer were not initialized, the layer is inference_only, there
- *                           was no forward, or batch->cache is of another n or spatial; what was added
+ *                           was no forward or one of another dtype, or batch->cache is of another n or spatial; what was added
  *                           before was of a frozen forward and this is not, or the other way round
  * BN_STATUS_NOT_FINITE      a sum is NaN or Inf: gradients stay as they were */
 BN_API bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer,
@@ -871,7 +872,7 @@ BN_API bn_status bn_layer_set_comm(bn_layer *layer, bn_comm comm);
  *
  * from[n] is read, to[n] written; both have any alignment. They must not overlap: where they do, or
  * one is NULL, or n elements do not fit into the address space, nothing is written. Any number of
- * threads may call these at once. */
+ * threads may call these at once. The first call reads BN_ISA, for all. */
 BN_API void bn_bf16_from_float(size_t n, const float *from, uint16_t *to);
 BN_API void bn_bf16_to_float(size_t n, const uint16_t *from, float *to);
 BN_API void bn_f16_from_float(size_t n, const float *from, uint16_t *to);
@@ -885,7 +886,7 @@ BN_API const char *bn_status_string(bn_status status);
 /* Returns the version of the library that is linked, "MAJOR.MINOR.PATCH"; static. */
 BN_API const char *bn_version(void);
 
-/* Returns the instruction set that the layer's arithmetic uses: "avx512", "avx2" (with FMA) or
+/* Returns the instruction set that the layer's arithmetic uses: "avx512" (F, BW and VL), "avx2" (with FMA and F16C) or
  * "sse2" on x86-64, "neon" on AArch64, "scalar" (portable C) elsewhere or where BN_ISA asks for it;
  * static. NULL where layer is NULL or was not initialized. */
 BN_API const char *bn_layer_isa(const bn_layer *layer);

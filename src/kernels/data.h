@@ -167,8 +167,8 @@ typedef enum bni_curve {
 
 typedef struct bni_activation {
     bni_curve curve;
-    /* Gradients: forward's y stands for z, as both are above 0 and both below max. Else z is
-     * fma(x - center, scale, shift), rebuilt to forward's bit. */
+    /* Gradients: forward's y stands for z, as both are above 0 and both below max, or as y was rounded to
+     * be: max then is too. Else z is fma(x - center, scale, shift), rebuilt to forward's bit. */
     bool by_y;
     float slope, max; /* where the curve has one: > 0 and finite; max may be Inf by y */
 } bni_activation;
@@ -195,8 +195,8 @@ typedef struct bni_data_kernels {
 
     void (*grad_input)(const bni_sheet *sheet, const bni_coef *coef, bni_activation act);
 
-    /* The floats of so many elements, and the elements nearest to so many floats: at addresses of any
-     * alignment, which do not overlap. NaN becomes quiet. */
+    /* Of half types: the floats of so many elements, and the elements nearest to so many floats, at
+     * addresses of any alignment, which do not overlap. NaN becomes quiet. */
     void (*to_floats)(size_t count, const void *from, float *to);
     void (*from_floats)(size_t count, const float *from, void *to);
 } bni_data_kernels;

@@ -84,7 +84,7 @@ BNI_INLINE size_t lead_columns(const bni_sheet *sheet, const void *out, size_t s
 }
 
 /* Whether an address is a multiple of an element's size. */
-BNI_INLINE bool is_even(const void *out, const bni_type type) {
+BNI_INLINE bool is_aligned(const void *out, const bni_type type) {
     return (uintptr_t)out % bni_bytes_of(type) == 0;
 }
 
@@ -93,7 +93,7 @@ BNI_INLINE bool can_stream(const bni_sheet *sheet, const void *out, size_t strid
                            const bni_type type) {
     const size_t line = bni_line_of(type);
     const bool lines = elements_to(out, line, type) == 0 && stride % line == 0;
-    return sheet->hints.stream && is_even(out, type) && (lines || has_lead(sheet, stride, type));
+    return sheet->hints.stream && is_aligned(out, type) && (lines || has_lead(sheet, stride, type));
 }
 
 /* Data, and 0 in the lanes that have no column. */
@@ -266,7 +266,7 @@ BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const void *out, siz
     const size_t cols = sheet->form.cols, line = bni_line_of(type);
     const void *const begin = bni_at(out, at, type);
     const size_t lead = elements_to(begin, line, type);
-    if (!sheet->hints.stream || !is_even(out, type) ||
+    if (!sheet->hints.stream || !is_aligned(out, type) ||
         (cols < LEAD_COLUMNS && (lead != 0 || cols % line != 0))) {
         return cols;
     }
@@ -904,10 +904,14 @@ BNI_INLINE void to_floats(size_t count, const void *from, float *to, const bni_t
 }
 
 BNI_INLINE void from_floats(size_t count, const float *from, void *to, const bni_type type) {
-    for (size_t i = 0; i < count; i += BNI_LANES) {
+    size_t i = 0;
+    for (; i + 2 * BNI_LANES <= count; i += 2 * BNI_LANES) {
+        const vf both[2] = {vf_load(from + i), vf_load(from + i + BNI_LANES)};
+        store_row(bni_out_at(to, i, type), 2, BNI_LANES, both, false, type);
+    }
+    for (; i < count; i += BNI_LANES) {
         const size_t lanes = least(count - i, BNI_LANES);
-        const vf floats = load_or_zero(from + i, lanes, BNI_F32);
-        store(bni_out_at(to, i, type), lanes, vf_quiet(floats), false, type);
+        store(bni_out_at(to, i, type), lanes, load_or_zero(from + i, lanes, BNI_F32), false, type);
     }
 }
 
@@ -929,7 +933,9 @@ BNI_INLINE void from_floats(size_t count, const float *from, void *to, const bni
     static void grad_input_##name(const bni_sheet *sheet, const bni_coef *coef,                    \
                                   bni_activation act) {                                            \
         grad_input(sheet, coef, act, type);                                                        \
-    }                                                                                              \
+    }
+
+#define BNI_DEFINE_CONVERSIONS(name, type)                                                         \
     static void to_floats_##name(size_t count, const void *from, float *to) {                      \
         to_floats(count, from, to, type);                                                          \
     }                                                                                              \
@@ -938,18 +944,22 @@ BNI_INLINE void from_floats(size_t count, const float *from, void *to, const bni
     }
 
 #define BNI_KERNELS_OF(name)                                                                       \
-    {                                                                                              \
-        .moments = moments_##name, .weigh = weigh, .normalize = normalize_##name,                  \
-        .grad_sums = grad_sums_##name, .grad_input = grad_input_##name,                            \
-        .to_floats = to_floats_##name, .from_floats = from_floats_##name                           \
-    }
+    .moments = moments_##name, .weigh = weigh, .normalize = normalize_##name,                      \
+    .grad_sums = grad_sums_##name, .grad_input = grad_input_##name
+
+#define BNI_CONVERSIONS_OF(name) .to_floats = to_floats_##name, .from_floats = from_floats_##name
 
 BNI_DEFINE_KERNELS(f32, BNI_F32)
 BNI_DEFINE_KERNELS(bf16, BNI_BF16)
 BNI_DEFINE_KERNELS(f16, BNI_F16)
+BNI_DEFINE_CONVERSIONS(bf16, BNI_BF16)
+BNI_DEFINE_CONVERSIONS(f16, BNI_F16)
 
 #define BNI_DATA_KERNELS                                                                           \
     {                                                                                              \
-        [BNI_F32] = BNI_KERNELS_OF(f32), [BNI_BF16] = BNI_KERNELS_OF(bf16),                        \
-        [BNI_F16] = BNI_KERNELS_OF(f16)                                                            \
+        [BNI_F32] = {BNI_KERNELS_OF(f32)},                                                         \
+        [BNI_BF16] = {BNI_KERNELS_OF(bf16), BNI_CONVERSIONS_OF(bf16)}, [BNI_F16] = {               \
+            BNI_KERNELS_OF(f16),                                                                   \
+            BNI_CONVERSIONS_OF(f16)                                                                \
+        }                                                                                          \
     }

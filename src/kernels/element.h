@@ -24,7 +24,7 @@ static inline void *bni_out_at(void *start, size_t offset, bni_type type) {
     return (char *)start + offset * bni_bytes_of(type);
 }
 
-/* All of these are without branches, so that loops around them are vectorized. */
+/* The next five are without branches, so that loops around them are vectorized. */
 
 static inline float bni_float_of_bits(uint32_t bits) {
     float value;
@@ -91,7 +91,7 @@ static inline float bni_nearest_element(float value, bni_type type) {
 static inline float bni_load_element(const void *start, size_t at, bni_type type) {
     uint16_t half;
     if (type == BNI_F32) {
-        return bni_load_float((const float *)start + at);
+        return bni_load_float(bni_at(start, at, type));
     }
     memcpy(&half, bni_at(start, at, type), sizeof half);
     return type == BNI_BF16 ? bni_float_of_bf16(half) : bni_float_of_f16(half);

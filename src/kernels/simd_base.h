@@ -112,7 +112,7 @@ static inline vf vf_where_positive(vf z, vf a) {
     return (vf)((vf_bits)a & (vf_bits)((vf_bits)z - 1u < BNI_INF_BITS));
 }
 
-/* min(max(a, 0), max), with vf_relu's 0; NaN stays NaN. max > 0 and finite, here and below. */
+/* min(max(a, 0), max), with vf_relu's 0; NaN stays NaN. max > 0 and finite; below it may be Inf. */
 static inline vf vf_clip(vf a, vf max) {
     const vf_bits above = (vf_bits)((vf_bits)a - (vf_bits)max - 1u < BNI_INF_BITS - (vf_bits)max);
     return (vf)(((vf_bits)max & above) | ((vf_bits)vf_relu(a) & ~above));

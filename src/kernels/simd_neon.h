@@ -1,5 +1,7 @@
 /* The vector vocabulary of data_template.h (see simd_base.h) for AArch64, which always has NEON with
  * fused multiply-add and double precision. */
+#include "kernels/element.h"
+
 #include <arm_neon.h>
 #include <stddef.h>
 #include <string.h>
@@ -135,9 +137,26 @@ static inline vf vf_from_f16(vh h) {
     return vcvt_f32_f16(vreinterpret_f16_u16(h));
 }
 
-/* In the caller's rounding mode: the instruction knows no other. */
+/* Whether FPCR has that mode, which is the caller's. (Not volatile: it does not change in a kernel.) */
+static inline bool rounds_to_nearest(void) {
+    uint64_t fpcr;
+    __asm__("mrs %0, fpcr" : "=r"(fpcr));
+    return (fpcr >> 22 & 3u) == 0;
+}
+
+static __attribute__((noinline)) vh f16_by_bits(vf a) {
+    float lane[BNI_LANES];
+    uint16_t half[BNI_LANES];
+    vst1q_f32(lane, a);
+    for (size_t l = 0; l < BNI_LANES; l++) {
+        half[l] = (uint16_t)bni_f16_of(lane[l]);
+    }
+    return vld1_u16(half);
+}
+
+/* The instruction rounds by the mode. */
 static inline vh vh_f16(vf a) {
-    return vreinterpret_u16_f16(vcvt_f16_f32(a));
+    return rounds_to_nearest() ? vreinterpret_u16_f16(vcvt_f16_f32(a)) : f16_by_bits(a);
 }
 
 static inline vf vf_from_bf16(vh h) {

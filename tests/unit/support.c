@@ -11,6 +11,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 /* ---- Comparisons ----------------------------------------------------------------------------- */
 
@@ -66,6 +69,18 @@ void support_assert_pattern(const void *memory, size_t bytes, const char *what, 
             _fail(file, line);
         }
     }
+}
+
+/* ---- The floating-point environment ----------------------------------------------------------- */
+
+void set_flushing(void) {
+#if defined(__SSE__)
+    _mm_setcsr(_mm_getcsr() | 0x8040); /* FTZ and DAZ */
+#elif defined(__aarch64__)
+    uint64_t fpcr;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+    __asm__ volatile("msr fpcr, %0" : : "r"(fpcr | 1u << 24));
+#endif
 }
 
 /* ---- Guard pages ----------------------------------------------------------------------------- */

@@ -49,6 +49,9 @@ void support_assert_within(double error, double limit, const char *what, const c
 void support_assert_pattern(const void *memory, size_t bytes, const char *what, const char *file,
                             int line);
 
+/* Has this thread do without subnormal numbers, where it can. fesetenv undoes it. */
+void set_flushing(void);
+
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
 /* Memory between two pages whose every access ends the program. */

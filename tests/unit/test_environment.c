@@ -13,9 +13,6 @@
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
 
 /* What good data never raises. Underflow and inexact results are nobody's fault. */
 static const int serious = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
@@ -265,16 +262,6 @@ static void all_calls_run_with_traps(void **state) {
 
 /* Ways to round, and one of doing without subnormal numbers. */
 enum { NEAREST, UPWARD, DOWNWARD, TOWARDZERO, FLUSHING, MODES };
-
-static void set_flushing(void) {
-#if defined(__SSE__)
-    _mm_setcsr(_mm_getcsr() | 0x8040); /* FTZ and DAZ */
-#elif defined(__aarch64__)
-    uint64_t fpcr;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-    __asm__ volatile("msr fpcr, %0" : : "r"(fpcr | 1u << 24));
-#endif
-}
 
 static void enter(int mode) {
     static const int rounding[MODES] = {

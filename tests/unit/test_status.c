@@ -733,6 +733,25 @@ static void backward_without_its_forward_is_refused(void **state) {
     refused(BAD_STATE, backward((bn_batch){.n = 2 * N}));
 }
 
+/* Whose tensors are larger, or smaller, or as large. */
+static void backward_of_another_type_is_refused(void **state) {
+    (void)state;
+    memset(x, 0, N * D * sizeof *x); /* numbers of any type */
+    for (size_t k = 0; k < 12; k++) {
+        const bn_batch first = {
+            .n = N, .dtype = (bn_dtype)(k % 3), .cache = k % 2 ? now.cache : NULL};
+        now.layer.frozen = k >= 6;
+        assert_ok(forward(first));
+        for (size_t other = 1; other < 3; other++) {
+            bn_batch batch = first;
+            batch.dtype = (bn_dtype)((k + other) % 3);
+            refused(BAD_STATE, backward(batch));
+            refused(BAD_STATE, bn_gradients_add(&now.gradients, &now.layer, &batch, x, dy));
+            refused(BAD_STATE, bn_layer_backward_by(&now.layer, &now.gradients, &batch, x, dy, dx));
+        }
+    }
+}
+
 static void backward_of_a_new_layer_is_refused(void **state) {
     (void)state;
     bn_layer_free(&now.layer);
@@ -810,6 +829,9 @@ static void the_layer_s_own_cache_serves_all_parts(void **state) {
         assert_ok(bn_gradients_add(&now.gradients, layer, &batches[k], x, dy));
         assert_ok(bn_layer_backward_by(layer, &now.gradients, &batches[k], x, dy, dx));
     }
+    const bn_batch halves = {.n = 1, .dtype = BN_DTYPE_F16};
+    refused(BAD_STATE, bn_gradients_add(&now.gradients, layer, &halves, x, dy));
+    refused(BAD_STATE, bn_layer_backward_by(layer, &now.gradients, &halves, x, dy, dx));
     refused(BAD_STATE, backward((bn_batch){.n = N, .cache = now.cache}));
     assert_ok(bn_layer_forward(layer, N, x, y));
     assert_ok(bn_layer_backward(layer, N, x, dy, dx));
@@ -1428,6 +1450,7 @@ int main(void) {
         scene_test(the_variance_of_one_value_is_no_population_s),
         scene_test(a_whole_of_one_value_is_refused),
         scene_test(backward_without_its_forward_is_refused),
+        scene_test(backward_of_another_type_is_refused),
         scene_test(backward_of_a_new_layer_is_refused),
         scene_test(a_refused_forward_leaves_the_one_before),
         scene_test(frozen_without_running_values_is_refused),
