@@ -768,8 +768,9 @@ BN_API void bn_gradients_free(bn_gradients *gradients);
  *                           shorter than D*S, or a product of sizes overflows
  * BN_STATUS_OVERLAP         inputs overlap in part, or anything and the arrays of gradients or layer
  * BN_STATUS_BAD_STATE       gradients or layer were not initialized, the layer is inference_only, there
- *                           was no forward or one of another dtype, or batch->cache is of another n or spatial; what was added
- *                           before was of a frozen forward and this is not, or the other way round
+ *                           was no forward or one of another dtype, or batch->cache is of another n or
+ *                           spatial; what was added before was of a frozen forward and this is not, or
+ *                           the other way round
  * BN_STATUS_NOT_FINITE      a sum is NaN or Inf: gradients stay as they were */
 BN_API bn_status bn_gradients_add(bn_gradients *gradients, const bn_layer *layer,
                                   const bn_batch *batch, const void *x, const void *dy);
@@ -886,9 +887,9 @@ BN_API const char *bn_status_string(bn_status status);
 /* Returns the version of the library that is linked, "MAJOR.MINOR.PATCH"; static. */
 BN_API const char *bn_version(void);
 
-/* Returns the instruction set that the layer's arithmetic uses: "avx512" (F, BW and VL), "avx2" (with FMA and F16C) or
- * "sse2" on x86-64, "neon" on AArch64, "scalar" (portable C) elsewhere or where BN_ISA asks for it;
- * static. NULL where layer is NULL or was not initialized. */
+/* Returns the instruction set that the layer's arithmetic uses: "avx512" (F, BW and VL), "avx2" (with
+ * FMA and F16C) or "sse2" on x86-64, "neon" on AArch64, "scalar" (portable C) elsewhere or where BN_ISA
+ * asks for it; static. NULL where layer is NULL or was not initialized. */
 BN_API const char *bn_layer_isa(const bn_layer *layer);
 
 #ifdef __cplusplus
