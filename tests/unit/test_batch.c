@@ -424,6 +424,24 @@ static void weights_over_many_blocks_are_right(void **state) {
     }
 }
 
+/* However far it is from all others, the first sample has next to no weight: deviations are not from
+ * there. */
+static void a_first_sample_that_hardly_counts_is_no_pivot(void **state) {
+    (void)state;
+    static const float far[] = {1e6f, 1e6f, 60000};
+    for (bn_dtype dtype = BN_DTYPE_F32; dtype <= BN_DTYPE_F16; dtype++) {
+        trial t = trial_new(5, NULL, (bn_batch){.n = 40, .dtype = dtype});
+        trial_add_weights(&t);
+        t.sample_weight[0] = 1e-30f;
+        for (size_t k = 0; k < t.x_count; k++) {
+            t.x[k] = k < 5 ? far[dtype] : t.x[k] / 256;
+        }
+        t.layer.options.eps = 1e-12f;
+        trial_check(&t);
+        trial_free(&t);
+    }
+}
+
 /* ---- Weights of positions -------------------------------------------------------------------- */
 
 static const size_t position_shapes[][3] = {{7, 5, 1},  {1, 4, 5},   {20, 3, 5},  {40, 33, 2},
@@ -644,6 +662,7 @@ int main(void) {
         cmocka_unit_test(masked_samples_are_left_out),
         cmocka_unit_test(a_weight_of_two_is_a_sample_twice),
         cmocka_unit_test(weights_over_many_blocks_are_right),
+        cmocka_unit_test(a_first_sample_that_hardly_counts_is_no_pivot),
         cmocka_unit_test(masked_positions_are_left_out),
         cmocka_unit_test(positions_that_weigh_the_same_weigh_as_samples),
         cmocka_unit_test(a_position_weighs_the_product),

@@ -162,6 +162,7 @@ static void every_half_is_a_float_and_back(void **state) {
         fesetround(modes[k / TYPES]);
         check_conversion(type, true, all->half, all->wide, HALVES);
         check_conversion(type, false, all->wide, all->again, HALVES);
+        assert_int_equal(fegetround(), modes[k / TYPES]);
         fesetround(FE_TONEAREST);
         free(all);
     }
@@ -674,14 +675,18 @@ static void the_rounding_mode_rounds_no_half(void **state) {
     }
 }
 
-/* A tensor's halves are rounded(factor * what `from` had there, + 0 of y). */
+/* A tensor's halves are rounded(factor * what `from` had there, + 0 of y): dresidual's to the last bit,
+ * and no NaN is one that is not quiet. */
 static void check_products(const pair *p, size_t tensor, float factor, const uint16_t *from) {
     for (size_t k = 0; k < count_of(&p->got.t, tensor); k++) {
         const float product = factor * float_of(widened(p->type, from[k]));
         const uint16_t want = rounded(p->type, bits_of(tensor == Y ? product + 0.0f : product));
         uint16_t got;
         memcpy(&got, p->memory[tensor] + p->off + k * sizeof got, sizeof got);
-        if (!same_half(p->type, got, want)) {
+        const bool nan = (want & MAGNITUDE) > infinity_of(p->type),
+                   quiet = got & 1u << (p->type->fraction - 1);
+        if (!same_half(p->type, got, want) || (nan && !quiet) ||
+            (tensor == DRESIDUAL && got != want)) {
             print_error("%s %04X times %a is %04X, not %04X\n", p->type->name, from[k],
                         (double)factor, got, want);
             fail();
@@ -750,9 +755,10 @@ static void check_replaced(pair *p, size_t tensor, const void *of, const char *h
     }
 }
 
-static void check_in_place(const half_type *type, const size_t shape[3], unsigned kind,
-                           size_t off) {
+static void check_in_place(const half_type *type, const size_t shape[3], unsigned kind, size_t off,
+                           const bni_tuning *tuning) {
     pair p = pair_new(type, shape, kind, 1, off);
+    p.got.t.layer.internal.tuning = tuning ? tuning : p.got.t.layer.internal.tuning;
     const trial *t = &p.got.t;
     bn_batch batch = t->batch;
     void *kept[TENSORS] = {0};
@@ -783,6 +789,7 @@ static void check_in_place(const half_type *type, const size_t shape[3], unsigne
     rig fresh = rig_new(shape, kind, 1);
     p.got.t.layer = fresh.t.layer;
     fresh.t.layer = (bn_layer){0};
+    p.got.t.layer.internal.tuning = tuning ? tuning : p.got.t.layer.internal.tuning;
     assert_ok(bn_layer_infer_batch(&p.got.t.layer, &batch, t->x, t->x));
     check_replaced(&p, X, inferred, "y in the place of x, by infer:");
     rig_free(&fresh);
@@ -804,8 +811,14 @@ static void outputs_may_take_the_place_of_inputs(void **state) {
     for (size_t k = 0; k < SMALL_SHAPES * COUNT_OF(kinds); k++) {
         for (size_t m = 0; m < TYPES; m++) {
             check_in_place(&types[m], small_shapes[k % SMALL_SHAPES], kinds[k / SMALL_SHAPES],
-                           k % 3);
+                           k % 3, NULL);
         }
+    }
+    /* Past the caches, with elements before the first whole line: nothing is gone through twice. */
+    static const size_t wide[][3] = {{5, 300, 1}, {4, 2, 310}, {3, 704, 1}};
+    for (size_t k = 0; k < COUNT_OF(wide) * COUNT_OF(kinds) * TYPES; k++) {
+        check_in_place(&types[k % TYPES], wide[k / TYPES % COUNT_OF(wide)],
+                       kinds[k / TYPES / COUNT_OF(wide)], 2 * (1 + k % 5), &as_large);
     }
 }
 
@@ -939,13 +952,16 @@ static void the_largest_values_are_values(void **state) {
         check_exactly(&p);
         pair_free(&p);
 
-        options.activation = BN_ACTIVATION_RELU;
-        p = pair_new(cases[c].type, long_shapes[k / COUNT_OF(cases)], WITH_RESIDUAL, 1, 1);
-        pair_set_options(&p, options);
-        fill_from(&p, cases[c].values, cases[c].count, cases[c].dy);
-        assert_ok(pair_call(&p, FORWARD));
-        assert_ok(pair_call(&p, BACKWARD));
-        pair_free(&p);
+        for (int clips = 0; clips < 2; clips++) {
+            options.activation = clips ? BN_ACTIVATION_CLIP : BN_ACTIVATION_RELU;
+            options.activation_max = 1.5f;
+            p = pair_new(cases[c].type, long_shapes[k / COUNT_OF(cases)], WITH_RESIDUAL, 1, 1);
+            pair_set_options(&p, options);
+            fill_from(&p, cases[c].values, cases[c].count, cases[c].dy);
+            assert_ok(pair_call(&p, FORWARD));
+            assert_ok(pair_call(&p, BACKWARD));
+            pair_free(&p);
+        }
     }
 }
 
@@ -1052,6 +1068,33 @@ static void what_is_not_finite_is_that_of_the_floats(void **state) {
     }
 }
 
+/* One feature's is NaN: its elements of y are, and no others. Rounding must not carry into the sign. */
+static void a_parameter_that_is_nan_stays_one(void **state) {
+    (void)state;
+    static const uint32_t nans[] = {0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000};
+    static const size_t shapes[][3] = {{3, 131, 1}, {2, 5, 140}};
+    for (size_t k = 0; k < TYPES * COUNT_OF(shapes) * COUNT_OF(nans); k++) {
+        const size_t *shape = shapes[k / TYPES % COUNT_OF(shapes)];
+        pair p = pair_new(&types[k % TYPES], shape, 0, 1, 0);
+        bn_layer *layer = &p.got.t.layer;
+        for (size_t f = 0; f < shape[1]; f++) {
+            const float before = layer->beta[f];
+            layer->beta[f] = float_of(nans[k / TYPES / COUNT_OF(shapes)]);
+            assert_ok(calls[INFER].make(&p.got));
+            layer->beta[f] = before;
+            assert_int_equal(count_between(&p, Y, infinity_of(p.type) + 1, MAGNITUDE),
+                             shape[0] * shape[2]);
+            for (size_t at = 0; at < p.got.t.y_count; at++) {
+                uint16_t half;
+                memcpy(&half, p.memory[Y] + at * sizeof half, sizeof half);
+                const bool nan = (half & MAGNITUDE) > infinity_of(p.type);
+                assert_int_equal(nan, at / shape[2] % shape[1] == f);
+            }
+        }
+        pair_free(&p);
+    }
+}
+
 /* ---- Where a residual and an activation meet ------------------------------------------------- */
 
 /* g of all elements is dy, or 0 where y has become 0 or what max becomes: in words of halves alone. */
@@ -1133,6 +1176,32 @@ static void what_was_clipped_has_no_gradient(void **state) {
     }
 }
 
+/* Not even where max becomes 0. */
+static void what_is_no_number_has_no_gradient(void **state) {
+    (void)state;
+    static const float most[] = {6, 2.9e-8f, 1e-45f};
+    for (size_t k = 0; k < COUNT_OF(most) * TYPES * SMALL_SHAPES; k++) {
+        bn_options options = bn_options_default();
+        options.activation = BN_ACTIVATION_CLIP;
+        options.activation_max = most[k / TYPES % COUNT_OF(most)];
+        pair p = pair_new(&types[k % TYPES], small_shapes[k / TYPES / COUNT_OF(most)],
+                          WITH_RESIDUAL, 1, 0);
+        pair_set_options(&p, options);
+        for (size_t m = 0; m < p.want.t.y_count; m += 3) {
+            p.want.t.residual[m] = NAN;
+        }
+        pair_take_inputs(&p);
+        assert_ok(pair_call(&p, FORWARD));
+        assert_ok(pair_call(&p, BACKWARD));
+        for (size_t m = 0; m < p.got.t.y_count; m += 3) {
+            uint16_t half;
+            memcpy(&half, p.memory[DRESIDUAL] + m * sizeof half, sizeof half);
+            assert_int_equal(half & MAGNITUDE, 0);
+        }
+        pair_free(&p);
+    }
+}
+
 /* Without a residual z is known as exactly as ever. */
 static void without_a_residual_nothing_is_seen_rounded(void **state) {
     (void)state;
@@ -1187,8 +1256,10 @@ int main(void) {
         cmocka_unit_test(what_is_beyond_the_largest_becomes_infinite),
         cmocka_unit_test(subnormals_are_kept),
         cmocka_unit_test(what_is_not_finite_is_that_of_the_floats),
+        cmocka_unit_test(a_parameter_that_is_nan_stays_one),
         cmocka_unit_test(what_was_clipped_has_no_gradient),
         cmocka_unit_test(what_was_clipped_to_a_subnormal_has_no_gradient),
+        cmocka_unit_test(what_is_no_number_has_no_gradient),
         cmocka_unit_test(without_a_residual_nothing_is_seen_rounded),
         cmocka_unit_test(what_rounds_to_zero_has_no_gradient),
     };

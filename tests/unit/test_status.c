@@ -581,6 +581,22 @@ static void sizes_that_overflow_are_refused(void **state) {
     }
 }
 
+/* It is a matter of bytes: a pointer is looked at only where the shape is good. */
+static void twice_as_many_halves_fit(void **state) {
+    (void)state;
+    for (bn_dtype dtype = BN_DTYPE_F32; dtype <= BN_DTYPE_F16; dtype++) {
+        const size_t most = (size_t)PTRDIFF_MAX / (dtype == BN_DTYPE_F32 ? 4 : 2) / D;
+        bn_batch batch = {.n = most, .dtype = dtype};
+        refused(NULL_POINTER, bn_layer_forward_batch(&now.layer, &batch, NULL, y));
+        refused(NULL_POINTER, bn_layer_infer_batch(&now.layer, &batch, NULL, y));
+        refused(NULL_POINTER, bn_moments_add(&now.moments, &batch, NULL));
+        batch.n = most + 1;
+        refused(BAD_SHAPE, bn_layer_forward_batch(&now.layer, &batch, NULL, y));
+        refused(BAD_SHAPE, bn_layer_infer_batch(&now.layer, &batch, NULL, y));
+        refused(BAD_SHAPE, bn_moments_add(&now.moments, &batch, NULL));
+    }
+}
+
 static void strides_shorter_than_a_row_are_refused(void **state) {
     (void)state;
     for (size_t stride = 1; stride < D; stride++) {
@@ -1236,6 +1252,22 @@ static void outputs_over_the_weights_of_positions_are_refused(void **state) {
     }
 }
 
+/* Beside halves too weights are floats, down to the last byte of the last. */
+static void halves_over_the_weights_are_refused(void **state) {
+    (void)state;
+    enum { S = 2 };
+    for (bn_dtype dtype = BN_DTYPE_BF16; dtype <= BN_DTYPE_F16; dtype++) {
+        const bn_batch samples = {.n = N, .dtype = dtype, .sample_weight = weights},
+                       places = {
+                           .n = N, .spatial = S, .dtype = dtype, .position_weight = positions};
+        char *const behind = (char *)(weights + N), *const beyond = (char *)(positions + N * S);
+        refused(OVERLAP, bn_layer_infer_batch(&now.layer, &samples, x, behind - 1));
+        refused(OVERLAP, bn_layer_infer_batch(&now.layer, &places, x, beyond - 1));
+        assert_ok(bn_layer_infer_batch(&now.layer, &samples, x, behind));
+        assert_ok(bn_layer_infer_batch(&now.layer, &places, x, beyond));
+    }
+}
+
 /* They may be another input as a whole, but not in part, and no array of the layer's. */
 static void weights_that_are_another_input(void **state) {
     (void)state;
@@ -1441,6 +1473,7 @@ int main(void) {
         scene_test(products_of_weights_beyond_float_are_refused),
         scene_test(dresidual_without_residual_is_refused),
         scene_test(sizes_that_overflow_are_refused),
+        scene_test(twice_as_many_halves_fit),
         scene_test(strides_shorter_than_a_row_are_refused),
         scene_test(moments_of_other_features_are_refused),
         scene_test(parts_of_other_features_are_refused),
@@ -1476,6 +1509,7 @@ int main(void) {
         scene_test(dx_that_overlaps_is_refused),
         scene_test(dresidual_that_overlaps_is_refused),
         scene_test(outputs_over_the_weights_of_positions_are_refused),
+        scene_test(halves_over_the_weights_are_refused),
         scene_test(weights_that_are_another_input),
         scene_test(outputs_over_the_layer_s_arrays_are_refused),
         scene_test(folded_outputs_that_overlap_are_refused),
