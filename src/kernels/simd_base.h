@@ -158,9 +158,9 @@ static __attribute__((noinline)) void vh_store_part(void *to, size_t count, vh h
     memcpy(to, &h, count * sizeof(uint16_t));
 }
 
-/* As vf_stream. */
+/* As vf_stream; 32-bit x86 has no instruction for 8 bytes. */
 static inline void vh_stream(void *to, vh h) {
-#if defined(__SSE2__)
+#if defined(__SSE2__) && defined(__x86_64__)
     long long four;
     memcpy(&four, &h, sizeof four);
     _mm_stream_si64(to, four);
