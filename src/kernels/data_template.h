@@ -275,16 +275,18 @@ BNI_INLINE size_t ordinary_of_plane(const bni_sheet *sheet, const void *out, siz
 }
 
 /* Calls vectors(sheet, first element, how many vectors, lanes that count of each, whether it is
- * streamed, ...) over so many elements of a plane. */
-#define BNI_WRITE_PIECE(vectors, sheet, at, count, stream, ...)                                    \
+ * streamed, ...) over so many elements of a plane. A half type's vector may be half a line: that is
+ * streamed where all of it is. */
+#define BNI_WRITE_PIECE(vectors, sheet, at, count, stream, type, ...)                              \
     do {                                                                                           \
-        const size_t end_ = (at) + (count);                                                        \
+        const size_t end_ = (at) + (count), whole_ = end_ - (count) % bni_line_of(type);           \
         size_t c_ = (at);                                                                          \
         for (; c_ + BNI_TILE * BNI_LANES <= end_; c_ += BNI_TILE * BNI_LANES) {                    \
             vectors(sheet, c_, BNI_TILE, BNI_LANES, stream, __VA_ARGS__);                          \
         }                                                                                          \
         for (; c_ + BNI_LANES <= end_; c_ += BNI_LANES) {                                          \
-            vectors(sheet, c_, 1, BNI_LANES, stream, __VA_ARGS__);                                 \
+            const bool in_line_ = type == BNI_F32 || c_ < whole_;                                  \
+            vectors(sheet, c_, 1, BNI_LANES, (stream) && in_line_, __VA_ARGS__);                   \
         }                                                                                          \
         if (c_ < end_) {                                                                           \
             vectors(sheet, c_, 1, end_ - c_, stream, __VA_ARGS__);                                 \
@@ -708,9 +710,9 @@ BNI_INLINE void normalize_planes(const bni_sheet *sheet, const bni_coef *coef,
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.out, at, kind.type);
         const vector_affine by = load_affine(coef, p, BNI_LANES, true);
-        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, coef, p, &by, kind);
-        BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
-                        p, &by, kind);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at, first, false, kind.type, coef, p, &by, kind);
+        BNI_WRITE_PIECE(normalize_vectors, sheet, at + first, sheet->form.cols - first, true,
+                        kind.type, coef, p, &by, kind);
     }
 }
 
@@ -859,9 +861,10 @@ BNI_INLINE void grad_input_planes(const bni_sheet *sheet, const bni_coef *coef,
         const size_t at = p * sheet->form.plane_stride;
         const size_t first = ordinary_of_plane(sheet, sheet->at.dx, at, kind.type);
         const vector_coef by = load_vector_coef(coef, p, BNI_LANES, true);
-        BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, coef, p, &by, &way, kind);
-        BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true, coef,
-                        p, &by, &way, kind);
+        BNI_WRITE_PIECE(grad_input_vectors, sheet, at, first, false, kind.type, coef, p, &by, &way,
+                        kind);
+        BNI_WRITE_PIECE(grad_input_vectors, sheet, at + first, sheet->form.cols - first, true,
+                        kind.type, coef, p, &by, &way, kind);
     }
 }
 
