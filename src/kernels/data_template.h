@@ -160,19 +160,16 @@ BNI_INLINE void store(void *to, size_t lanes, vf v, const bool stream, const bni
     }
 }
 
-/* Vectors side by side; of a half type by two, where there are whole ones. */
-BNI_INLINE void store_row(void *to, const size_t vectors, size_t lanes, const vf *row,
-                          const bool stream, const bni_type type) {
+/* Stores vector v of some that are side by side, whose first is at `to`; of a half type by two, where
+ * there are two. */
+BNI_INLINE void store_next(void *to, size_t v, const size_t vectors, size_t lanes, const vf *row,
+                           const bool stream, const bni_type type) {
     if (type == BNI_F32 || vectors % 2 != 0) {
-        BNI_EACH_VECTOR(v) {
-            store(bni_out_at(to, v * BNI_LANES, type), lanes, row[v], stream, type);
-        }
-        return;
-    }
-    BNI_UNROLL for (size_t v = 0; v < vectors; v += 2) {
-        void *const at = bni_out_at(to, v * BNI_LANES, type);
+        store(bni_out_at(to, v * BNI_LANES, type), lanes, row[v], stream, type);
+    } else if (v % 2 != 0) {
+        void *const at = bni_out_at(to, (v - 1) * BNI_LANES, type);
         const vhh halves =
-            type == BNI_BF16 ? vhh_bf16(row[v], row[v + 1]) : vhh_f16(row[v], row[v + 1]);
+            type == BNI_BF16 ? vhh_bf16(row[v - 1], row[v]) : vhh_f16(row[v - 1], row[v]);
         if (stream) {
             vhh_stream(at, halves);
         } else {
@@ -669,8 +666,8 @@ BNI_INLINE void normalize_row(const void *x, const void *add, void *y, const siz
         row[v] =
             normalized(bni_at(x, at, kind.type), kind.residual ? bni_at(add, at, kind.type) : NULL,
                        lanes, &by[v * each], kind);
+        store_next(y, v, vectors, lanes, row, stream, kind.type);
     }
-    store_row(y, vectors, lanes, row, stream, kind.type);
 }
 
 BNI_INLINE void normalize_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
@@ -826,8 +823,8 @@ BNI_INLINE void grad_input_row(const bni_sheet *sheet, size_t in, size_t out, co
         const size_t at = v * BNI_LANES;
         row[v] = input_gradient(sheet, in + at, out + at, lanes,
                                 position == NULL ? NULL : position + at, &by[v * each], way, kind);
+        store_next(dx, v, vectors, lanes, row, stream, kind.type);
     }
-    store_row(dx, vectors, lanes, row, stream, kind.type);
 }
 
 BNI_INLINE void grad_input_tile(const bni_sheet *sheet, band rows, size_t c, const size_t vectors,
@@ -910,7 +907,7 @@ BNI_INLINE void from_floats(size_t count, const float *from, void *to, const bni
     size_t i = 0;
     for (; i + 2 * BNI_LANES <= count; i += 2 * BNI_LANES) {
         const vf both[2] = {vf_load(from + i), vf_load(from + i + BNI_LANES)};
-        store_row(bni_out_at(to, i, type), 2, BNI_LANES, both, false, type);
+        store_next(bni_out_at(to, i, type), 1, 2, BNI_LANES, both, false, type);
     }
     for (; i < count; i += BNI_LANES) {
         const size_t lanes = least(count - i, BNI_LANES);
