@@ -33,16 +33,15 @@
 static void gather(const bn_kernels *kernels, const bni_cut *cut, const bni_sheet *sheet,
                    size_t offset, size_t features, float *values) {
     const bni_type type = cut->shape->type;
-    if (cut->shape->spatial == 1 && type == BNI_F32) {
-        memcpy(values, bni_at(sheet->at.x, offset, type), features * sizeof *values);
-        return;
-    }
-    if (cut->shape->spatial == 1) {
-        kernels->data[type].to_floats(features, bni_at(sheet->at.x, offset, type), values);
-        return;
-    }
-    for (size_t f = 0; f < features; f++) {
-        values[f] = bni_load_element(sheet->at.x, offset + f * cut->shape->spatial, type);
+    const void *const x = bni_at(sheet->at.x, offset, type);
+    if (cut->shape->spatial > 1) {
+        for (size_t f = 0; f < features; f++) {
+            values[f] = bni_load_element(x, f * cut->shape->spatial, type);
+        }
+    } else if (type == BNI_F32) {
+        memcpy(values, x, features * sizeof *values);
+    } else {
+        kernels->data[type].to_floats(features, x, values);
     }
 }
 

@@ -25,16 +25,17 @@ void bni_le_write(uint64_t value, unsigned char *bytes, size_t count) {
 
 bni_dtype bni_dtype_of(const char *name) {
     static const bni_dtype known[] = {
-        {"BOOL", BNI_OTHER, 1}, {"U8", BNI_OTHER, 1}, {"I8", BNI_OTHER, 1},  {"I16", BNI_OTHER, 2},
-        {"U16", BNI_OTHER, 2},  {"F16", BNI_F16, 2},  {"BF16", BNI_BF16, 2}, {"I32", BNI_OTHER, 4},
-        {"U32", BNI_OTHER, 4},  {"F32", BNI_F32, 4},  {"F64", BNI_F64, 8},   {"I64", BNI_I64, 8},
-        {"U64", BNI_OTHER, 8},  {"C64", BNI_OTHER, 8}};
+        {"BOOL", BNI_STORED_OTHER, 1}, {"U8", BNI_STORED_OTHER, 1},  {"I8", BNI_STORED_OTHER, 1},
+        {"I16", BNI_STORED_OTHER, 2},  {"U16", BNI_STORED_OTHER, 2}, {"F16", BNI_STORED_F16, 2},
+        {"BF16", BNI_STORED_BF16, 2},  {"I32", BNI_STORED_OTHER, 4}, {"U32", BNI_STORED_OTHER, 4},
+        {"F32", BNI_STORED_F32, 4},    {"F64", BNI_STORED_F64, 8},   {"I64", BNI_STORED_I64, 8},
+        {"U64", BNI_STORED_OTHER, 8},  {"C64", BNI_STORED_OTHER, 8}};
     for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
         if (strcmp(known[k].name, name) == 0) {
             return known[k];
         }
     }
-    return (bni_dtype){NULL, BNI_OTHER, 0};
+    return (bni_dtype){NULL, BNI_STORED_OTHER, 0};
 }
 
 enum { F32_INF = 0x7f800000, F32_QUIET = 0x00400000 };
@@ -83,28 +84,28 @@ static bool f64_is_beyond(uint64_t wide, uint32_t bits) {
     return (wide >> 52 & 0x7ffu) != 0x7ffu && (bits & ~0x80000000u) == F32_INF;
 }
 
-bool bni_floats_from(bni_type type, size_t count, const unsigned char *from, unsigned char *to) {
-    const size_t bytes = type == BNI_F64 ? 8 : type == BNI_F32 ? 4 : 2;
+bool bni_floats_from(bni_stored type, size_t count, const unsigned char *from, unsigned char *to) {
+    const size_t bytes = type == BNI_STORED_F64 ? 8 : type == BNI_STORED_F32 ? 4 : 2;
     for (size_t k = 0; k < count; k++) {
         const uint64_t raw = bni_le_read(from + k * bytes, bytes);
         uint32_t bits = (uint32_t)raw;
         switch (type) {
-        case BNI_F32:
+        case BNI_STORED_F32:
             break;
-        case BNI_BF16:
+        case BNI_STORED_BF16:
             bits <<= 16;
             break;
-        case BNI_F16:
+        case BNI_STORED_F16:
             bits = bits_from_f16(bits);
             break;
-        case BNI_F64:
+        case BNI_STORED_F64:
             bits = bits_from_f64(raw);
             if (f64_is_beyond(raw, bits)) {
                 return false;
             }
             break;
-        case BNI_I64:
-        case BNI_OTHER:
+        case BNI_STORED_I64:
+        case BNI_STORED_OTHER:
             return false;
         }
         memcpy(to + k * sizeof bits, &bits, sizeof bits);

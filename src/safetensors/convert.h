@@ -11,12 +11,20 @@
 uint64_t bni_le_read(const unsigned char *bytes, size_t count);
 void bni_le_write(uint64_t value, unsigned char *bytes, size_t count);
 
-typedef enum bni_type { BNI_OTHER, BNI_BF16, BNI_F16, BNI_F32, BNI_F64, BNI_I64 } bni_type;
+/* Element types of files; those of batches are kernels/element.h's. */
+typedef enum bni_stored {
+    BNI_STORED_OTHER,
+    BNI_STORED_BF16,
+    BNI_STORED_F16,
+    BNI_STORED_F32,
+    BNI_STORED_F64,
+    BNI_STORED_I64
+} bni_stored;
 
 /* What a dtype's name says. */
 typedef struct bni_dtype {
     const char *name;
-    bni_type type;
+    bni_stored type;
     size_t bytes; /* of an element; 0 of a dtype that is not known */
 } bni_dtype;
 
@@ -24,7 +32,7 @@ bni_dtype bni_dtype_of(const char *name);
 
 /* Converts `count` elements to floats of any alignment. False where they are no floats, or one is
  * finite but beyond FLT_MAX once it is rounded. */
-bool bni_floats_from(bni_type type, size_t count, const unsigned char *from, unsigned char *to);
+bool bni_floats_from(bni_stored type, size_t count, const unsigned char *from, unsigned char *to);
 
 /* Writes the bytes of `count` floats, of any alignment. */
 void bni_floats_to(size_t count, const unsigned char *from, unsigned char *to);

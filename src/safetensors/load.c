@@ -55,7 +55,7 @@ static bn_status stage_array(const bni_file *file, const bni_tensor *tensor, siz
     if (status != BN_STATUS_OK) {
         return status;
     }
-    const bool is_float = dtype.type != BNI_OTHER && dtype.type != BNI_I64;
+    const bool is_float = dtype.type != BNI_STORED_OTHER && dtype.type != BNI_STORED_I64;
     if (!is_float || dimensions != 1 || shape[0] != features) {
         return BN_STATUS_BAD_FORMAT;
     }
@@ -79,7 +79,7 @@ static bn_status stage_count(const bni_file *file, const bni_names *names, bool 
     if (status == BN_STATUS_OK) {
         status = bni_tensor_shape(tensor, shape, &dimensions);
     }
-    if (status == BN_STATUS_OK && (!wanted || dtype.type != BNI_I64 || dimensions != 0)) {
+    if (status == BN_STATUS_OK && (!wanted || dtype.type != BNI_STORED_I64 || dimensions != 0)) {
         status = BN_STATUS_BAD_FORMAT;
     }
     if (status == BN_STATUS_OK) {
