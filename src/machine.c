@@ -1,14 +1,11 @@
 /* See machine.h. */
-#if !defined(_POSIX_C_SOURCE)
-#define _POSIX_C_SOURCE 200809L /* sysconf */
-#endif
 #include "machine.h"
 
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
-#if defined(__x86_64__)
+#ifdef BNI_X86_64
 #include <cpuid.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
@@ -40,7 +37,7 @@ const bni_machine bni_machines[] = {
 const size_t bni_machine_count = sizeof bni_machines / sizeof bni_machines[0];
 
 static const bni_machine *by_family(void) {
-#if defined(__x86_64__)
+#ifdef BNI_X86_64
     unsigned eax, vendor[3], ecx, edx;
     if (!__get_cpuid(0, &eax, &vendor[0], &vendor[2], &vendor[1]) ||
         !__get_cpuid(1, &eax, &(unsigned){0}, &ecx, &edx)) {

@@ -92,15 +92,15 @@ static void run_on_team(run *r) {
 
 void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker worker,
              void *context) {
+    atomic_size_t taken = 0;
     run r = {.cut = cut,
              .order = order,
              .worker = worker,
              .context = context,
              .tasks = cut->groups * cut->chunks,
-             .threads = threads_for(cut, num_threads)};
+             .threads = threads_for(cut, num_threads),
+             .taken = &taken};
     if (r.threads == 1) {
-        atomic_size_t taken = 0;
-        r.taken = &taken;
         worker(context, &(bni_tasks){.of = &r});
         publish(cut);
     } else {

@@ -6,6 +6,8 @@
 #ifndef BNI_BITS_H
 #define BNI_BITS_H
 
+#include "compiler.h"
+
 #include <float.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -71,13 +73,9 @@ static inline bool bni_not_negative(float value) {
     return bits < BNI_INF_BITS || bits == 0x80000000u;
 }
 
-/* z > 0 and z < 0, without FE_INVALID where z is NaN. */
+/* z > 0, without FE_INVALID where z is NaN. */
 static inline bool bni_is_positive(float z) {
     return bni_float_bits(z) - 1u < BNI_INF_BITS;
-}
-
-static inline bool bni_is_negative(float z) {
-    return bni_float_bits(z) - 0x80000001u < BNI_INF_BITS;
 }
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * The arithmetic over data, written once. A kernels_*.c file includes a vector vocabulary (simd_*.h)
  * and then this file, and has BNI_DATA_KERNELS, an initializer of bni_data_kernels for each element type.
- * The vocabulary: BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, types vf, vd, vh and vhh and their
+ * The vocabulary: BNI_LANES, BNI_TILE, BNI_SUMS_TILE, BNI_VARIANTS, BNI_FUSED, types vf, vd, vh and vhh and their
  * functions (simd_base.h). The element type is a parameter, which is a constant where it comes to
  * loading and storing.
  *
@@ -300,8 +300,8 @@ BNI_INLINE void fetch_lines(const void *at, size_t step, size_t lines, size_t ah
 
 /* The activations that have loops of their own, as constants. */
 static const bni_activation linear = {.curve = BNI_LINEAR};
-static const bni_activation relu = {.curve = BNI_RELU},
-                            relu_by_y = {.curve = BNI_RELU, .by_y = true};
+static const bni_activation relu = {.curve = BNI_RELU};
+static const bni_activation relu_by_y = {.curve = BNI_RELU, .by_y = true};
 
 BNI_INLINE vf activate(vf z, const bni_activation act) {
     switch (act.curve) {

@@ -20,7 +20,7 @@
 #endif
 
 /* a * b + c, rounded once where the instruction set has that. */
-#if defined(__FP_FAST_FMAF)
+#if BNI_FUSED
 #define BNI_FMA(a, b, c) __builtin_fmaf(a, b, c)
 #else
 #define BNI_FMA(a, b, c) ((float)((double)(a) * (double)(b) + (double)(c)))

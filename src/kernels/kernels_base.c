@@ -5,6 +5,6 @@
 
 const bn_kernels bni_kernels_scalar = BNI_KERNELS("scalar");
 
-#if defined(__SSE2__)
+#ifdef BNI_X86_64
 const bn_kernels bni_kernels_sse2 = BNI_KERNELS("sse2");
 #endif

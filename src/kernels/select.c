@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__)
+#ifdef BNI_X86_64
 #include <cpuid.h>
 #endif
 
@@ -19,7 +19,7 @@ static bool always(void) {
     return true;
 }
 
-#if defined(__x86_64__)
+#ifdef BNI_X86_64
 /* By cpuid's bit, as not every compiler has a name for it; once, as a virtual machine's host answers,
  * which takes it tens of microseconds. */
 static bool has_f16c(void) {
@@ -44,30 +44,30 @@ static bool has_avx512(void) {
 #endif
 
 /* Widest first. The last runs everywhere. */
-static const choice rows[] = {
-#if defined(__x86_64__)
+static const choice sets[] = {
+#ifdef BNI_X86_64
     {&bni_kernels_avx512, has_avx512},
     {&bni_kernels_avx2, has_avx2},
     {&bni_kernels_sse2, always},
-#elif defined(__aarch64__)
+#elif defined(BNI_AARCH64)
     {&bni_kernels_neon, always},
 #endif
     {&bni_kernels_scalar, always},
 };
 
 static size_t widest_named(const char *name) {
-    const size_t count = sizeof rows / sizeof rows[0];
+    const size_t count = sizeof sets / sizeof sets[0];
     size_t first = 0;
-    while (name != NULL && first < count && strcmp(name, rows[first].kernels->name) != 0) {
+    while (name != NULL && first < count && strcmp(name, sets[first].kernels->name) != 0) {
         first++;
     }
     return first == count ? 0 : first; /* a name that is not known does not bind */
 }
 
 const bn_kernels *bni_kernels_select(void) {
-    const choice *row = &rows[widest_named(getenv("BN_ISA"))];
-    while (!row->runs()) {
-        row++;
+    const choice *set = &sets[widest_named(getenv("BN_ISA"))];
+    while (!set->runs()) {
+        set++;
     }
-    return row->kernels;
+    return set->kernels;
 }

@@ -10,6 +10,7 @@
 #define BNI_TILE      2
 #define BNI_SUMS_TILE 2
 #define BNI_VARIANTS  1
+#define BNI_FUSED     1
 
 typedef __m256 vf;
 typedef __m128i vh;

@@ -7,6 +7,7 @@
 #define BNI_TILE      4
 #define BNI_SUMS_TILE 1
 #define BNI_VARIANTS  1
+#define BNI_FUSED     1
 
 typedef __m512 vf;
 typedef __m256i vh;

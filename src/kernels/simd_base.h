@@ -5,6 +5,7 @@
  * BNI_LANES         floats in a vector
  * BNI_TILE          vectors of a row that a kernel writes at once, its coefficients in registers
  * BNI_SUMS_TILE     the same where sums are formed: a cache line, or more
+ * BNI_FUSED         1: there is a fused multiply-add of floats
  * BNI_VARIANTS      1: a kernel has code of its own for each case; 0: all go through the same
  * vf, vd, vh, vhh   BNI_LANES floats; as many doubles; as many of a half type, as bits; twice as many
  */
@@ -12,7 +13,7 @@
 
 #include <stddef.h>
 
-#if defined(__SSE2__)
+#ifdef BNI_X86_64
 #include <emmintrin.h>
 #endif
 
@@ -20,6 +21,7 @@
 #define BNI_TILE      2
 #define BNI_SUMS_TILE 4
 #define BNI_VARIANTS  0
+#define BNI_FUSED     0
 
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vf_bits __attribute__((vector_size(16)));
@@ -81,7 +83,7 @@ static inline vf vf_part(vf a, size_t count, vf rest) {
 
 /* Past the caches, where there are instructions for it; to is at a multiple of a vector's size. */
 static inline void vf_stream(float *to, vf v) {
-#if defined(__SSE2__)
+#ifdef BNI_X86_64
     _mm_stream_ps(to, v);
 #else
     vf_store(to, v);
@@ -158,9 +160,9 @@ static __attribute__((noinline)) void vh_store_part(void *to, size_t count, vh h
     memcpy(to, &h, count * sizeof(uint16_t));
 }
 
-/* As vf_stream; 32-bit x86 has no instruction for 8 bytes. */
+/* As vf_stream. */
 static inline void vh_stream(void *to, vh h) {
-#if defined(__SSE2__) && defined(__x86_64__)
+#ifdef BNI_X86_64
     long long four;
     memcpy(&four, &h, sizeof four);
     _mm_stream_si64(to, four);

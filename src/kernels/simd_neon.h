@@ -10,6 +10,7 @@
 #define BNI_TILE      4
 #define BNI_SUMS_TILE 4
 #define BNI_VARIANTS  1
+#define BNI_FUSED     1
 
 typedef float32x4_t vf;
 typedef uint16x4_t vh;
