@@ -78,7 +78,7 @@ int main(int argc, char **argv) {
     bool within = true;
     signal(SIGPIPE, SIG_IGN); /* a program that has ended is told of by pclose */
     omp_set_num_threads(1);
-    printf("| mean of x | | right digits of y | error of y | of the mean | of dx |\n"
+    printf("| one thread, mean of x | | right digits of y | error of y | of the mean | of dx |\n"
            "| --- | --- | --- | --- | --- | --- |\n");
     for (double mean = 0; mean <= 1000; mean += 1000) {
         bench_problem p = problem_make(&shape, BN_DTYPE_F32, mean);
