@@ -70,13 +70,13 @@ static bool wants_any(const bench_options *o, const bench_shape *shape) {
 
 static void measure_shape(const bench_options *o, bench_torch *torch, const bench_shape *shape,
                           bench_report *r) {
-    bench_problem floats = problem_make(shape, o->dtype), halves = {0};
+    bench_problem floats = problem_make(shape, o->dtype, 1), halves = {0};
     const bench_problem *p = &floats;
     if (o->dtype != BN_DTYPE_F32) {
         halves = problem_in(&floats, o->dtype);
         p = &halves;
     }
-    bench_check c = check_make(&floats);
+    bench_check c = check_make(&floats, CHECK_VALUES);
     for (size_t t = 0; t < o->thread_counts; t++) {
         for (bench_direction d = 0; d < DIRECTIONS; d++) {
             if (options_want(o, shape, d)) {

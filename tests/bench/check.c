@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The reference takes some 100 ns a value. */
-enum { VALUES = 1 << 17, FEWEST_FEATURES = 3 };
+enum { FEWEST_FEATURES = 3 };
 
 /* A peer may be inaccurate, but not by a hundredth. */
 #define PEER_LIMIT (0.01 / REF_UNIT)
@@ -42,9 +41,9 @@ static double *gradient_scale(const bench_check *c, const double *gradient) {
     return scale;
 }
 
-bench_check check_make(const bench_problem *p) {
+bench_check check_make(const bench_problem *p, size_t values) {
     const bench_shape *shape = p->shape;
-    size_t features = VALUES / (shape->n * shape->s);
+    size_t features = values / (shape->n * shape->s);
     features = features < FEWEST_FEATURES ? FEWEST_FEATURES : features;
     features = features < shape->c ? features : shape->c;
 
@@ -113,7 +112,7 @@ static double tensor_error(const bench_check *c, bn_dtype dtype, const double *w
     return worst;
 }
 
-double check_contestant(bench_check *c, const bench_contestant *which, bench_direction d) {
+check_errors check_measure(bench_check *c, const bench_contestant *which, bench_direction d) {
     /* NaNs, so that what another contestant left is not taken for a result. */
     const bench_problem *p = which->problem;
     void *out = which->out != NULL ? which->out : p->out;
@@ -122,24 +121,31 @@ double check_contestant(bench_check *c, const bench_contestant *which, bench_dir
     pick(c, p, out, c->got);
 
     const ref_result *want = d == INFERENCE ? &c->frozen : &c->trained;
-    const double error = tensor_error(c, p->dtype, d == BACKWARD ? want->dx : want->y,
-                                      d == BACKWARD ? want->dx_scale : want->y_scale);
-    double parameters = 0;
-    if (d == BACKWARD) {
-        parameters = fmax(vector_error(c, which->dgamma, want->dgamma, c->dgamma_scale),
-                          vector_error(c, which->dbeta, want->dbeta, c->dbeta_scale));
+    check_errors errors = {.tensor = tensor_error(c, p->dtype, d == BACKWARD ? want->dx : want->y,
+                                                  d == BACKWARD ? want->dx_scale : want->y_scale)};
+    if (d == FORWARD && which->mean != NULL) {
+        errors.mean = vector_error(c, which->mean, want->mean, want->mean_scale);
     }
+    if (d == BACKWARD) {
+        errors.parameters = fmax(vector_error(c, which->dgamma, want->dgamma, c->dgamma_scale),
+                                 vector_error(c, which->dbeta, want->dbeta, c->dbeta_scale));
+    }
+    return errors;
+}
 
+double check_contestant(bench_check *c, const bench_contestant *which, bench_direction d) {
+    const check_errors errors = check_measure(c, which, d);
     const bool library = which->role == ROLE_LIBRARY || which->role == ROLE_FLOAT32;
     const double limit = !library ? PEER_LIMIT : d == BACKWARD ? REF_LIMIT_DX : REF_LIMIT;
-    if (!(error <= limit && parameters <= (library ? REF_LIMIT : PEER_LIMIT))) {
+    if (!(errors.tensor <= limit && errors.parameters <= (library ? REF_LIMIT : PEER_LIMIT))) {
         char name[CASE_NAME];
-        case_name(p->shape, d, name);
+        case_name(which->problem->shape, d, name);
         fprintf(stderr,
                 "\nbench: WRONG RESULT: %s, %s: the largest error of %s is %.4g units of 2^-24, of "
                 "dgamma and dbeta %.4g; allowed are %.4g\n",
-                which->name, name, d == BACKWARD ? "dx" : "y", error, parameters, limit);
+                which->name, name, d == BACKWARD ? "dx" : "y", errors.tensor, errors.parameters,
+                limit);
         exit(EXIT_FAILURE);
     }
-    return error;
+    return errors.tensor;
 }

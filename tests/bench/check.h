@@ -17,12 +17,23 @@ typedef struct bench_check {
     double *dgamma_scale, *dbeta_scale;
 } bench_check;
 
-/* Computes what should come of the features of a problem of floats: all of them where it is small,
- * else the first, some between, and the last. */
-bench_check check_make(const bench_problem *floats);
+/* The reference takes some 100 ns a value. */
+enum { CHECK_VALUES = 1 << 17 };
+
+/* Computes what should come of the features of a problem of floats: all of them where it has no more
+ * values than these, else the first, some between, and the last. */
+bench_check check_make(const bench_problem *floats, size_t values);
 void check_free(bench_check *c);
 
-/* Calls the contestant once and returns how far y or dx is from what it should be, in units of
+/* In units of 2^-24 of what reference.h says; of what the direction does not have 0. */
+typedef struct check_errors {
+    double tensor, mean, parameters; /* y or dx; the batch's mean; dgamma and dbeta, the larger */
+} check_errors;
+
+/* Calls the contestant once and measures what it wrote. */
+check_errors check_measure(bench_check *c, const bench_contestant *which, bench_direction d);
+
+/* The same; returns how far y or dx is from what it should be, in units of
  * 2^-24 of the feature's largest (see reference.h), and of halves beyond the half ulp that rounding
  * may cost. Exits where the library is outside the limits
  * that its tests set, and where a peer's result is so wrong that it cannot have been called as it

@@ -25,6 +25,7 @@ typedef struct bench_contestant {
     /* Instead, where another program makes the calls: the seconds that so many take. */
     double (*elsewhere)(void *state, size_t calls);
     void (*end)(void *state);    /* gives back what making it took */
+    const float *mean;           /* forward: where the call leaves the batch's; NULL: nowhere */
     const float *dgamma, *dbeta; /* backward: where the call writes them */
     void *out;                   /* where it writes y or dx; NULL: the problem's */
 } bench_contestant;

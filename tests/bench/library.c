@@ -70,6 +70,7 @@ bool library_make(bench_contestant *made, const bench_problem *p, bench_directio
                                .state = s,
                                .call = calls[d],
                                .end = end,
+                               .mean = s->layer.saved_mean,
                                .dgamma = s->layer.dgamma,
                                .dbeta = s->layer.dbeta};
     return true;

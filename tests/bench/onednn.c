@@ -233,6 +233,7 @@ bool onednn_make(bench_contestant *made, const bench_problem *p, bench_direction
                                .state = s,
                                .call = call,
                                .end = end,
+                               .mean = mean,
                                .dgamma = dgamma,
                                .dbeta = dbeta,
                                .out = out};

@@ -50,7 +50,7 @@ static void round_values(bn_dtype dtype, float *values, size_t count) {
     }
 }
 
-bench_problem problem_make(const bench_shape *shape, bn_dtype values) {
+bench_problem problem_make(const bench_shape *shape, bn_dtype values, double mean) {
     enum { GAMMA, BETA, MEAN, VAR, VECTORS };
     const size_t elements = shape_elements(shape), features = shape->c;
     void *tensor[TENSORS], *vector[VECTORS];
@@ -59,7 +59,7 @@ bench_problem problem_make(const bench_shape *shape, bn_dtype values) {
     p.memory[1] = allocate(features * sizeof(float), VECTORS, vector);
 
     ref_random random = {elements};
-    ref_fill_uniform(&random, tensor[X], elements, -1, 3);
+    ref_fill_uniform(&random, tensor[X], elements, mean - 2, mean + 2);
     ref_fill_uniform(&random, tensor[DY], elements, -1, 1);
     round_values(values, tensor[X], elements);
     round_values(values, tensor[DY], elements);

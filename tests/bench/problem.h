@@ -19,8 +19,9 @@ typedef struct bench_problem {
 } bench_problem;
 
 /* Allocates and fills buffers of floats, with values of x and dy that the type has, so that no page
- * is touched for the first time later. Exits where memory does not suffice. */
-bench_problem problem_make(const bench_shape *shape, bn_dtype values);
+ * is touched for the first time later. x lies about the mean, by up to 2. Exits where memory does not
+ * suffice. */
+bench_problem problem_make(const bench_shape *shape, bn_dtype values, double mean);
 
 /* The same with x, dy and out of the type that its values have; the rest is shared, and lives as long
  * as the floats' problem. */

@@ -209,6 +209,7 @@ bool textbook_make(bench_contestant *made, const bench_problem *p, bench_directi
                                .state = t,
                                .call = calls[d],
                                .end = end,
+                               .mean = t->mean,
                                .dgamma = t->dgamma,
                                .dbeta = t->dbeta};
     return true;

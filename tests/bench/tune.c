@@ -134,7 +134,7 @@ static void time_values(const bni_tuning *row, const field *f, const bench_probl
 
 static void time_batch(const bni_tuning *row, const field *f, const bench_shape *shape,
                        double *sums) {
-    bench_problem p = problem_make(shape, BN_DTYPE_F32);
+    bench_problem p = problem_make(shape, BN_DTYPE_F32, 1);
     bn_options options = bn_options_default();
     bn_layer layer;
     options.num_threads = 1;
