@@ -27,9 +27,13 @@
  * begins and ends for an instruction set its instructions are used; immintrin.h comes before.
  */
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wignored-pragmas" /* not every target has this one */
 #pragma float_control(precise, on)
+#pragma clang diagnostic pop
 #pragma STDC FP_CONTRACT OFF
-/* It remarks on each loop that an instruction set has no vectors for. */
+#pragma clang fp exceptions(maytrap)
+/* Loops over features are not vectorized then, which it remarks on. */
 #pragma clang diagnostic ignored "-Wpass-failed"
 #define BNI_BEGIN_SET(set)                                                                         \
     BNI_PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))

@@ -153,6 +153,14 @@ void bni_exact_gradients(const bni_feature *feature, const bni_coef *coef, bni_a
 
 /* ---- Exceptions ----------------------------------------------------------------------------- */
 
+/* A machine without one has no name for it either. */
+#ifndef FE_INVALID
+#define FE_INVALID 0
+#endif
+#ifndef FE_OVERFLOW
+#define FE_OVERFLOW 0
+#endif
+
 /* Underflow is nobody's fault. */
 static const int serious = FE_INVALID | FE_OVERFLOW;
 

@@ -117,15 +117,16 @@ function defined(text) {
 }
 
 # What was held back, with its own names: but not where these name a field.
-function flush_section(    i, name, text, result, before, fields, is_field) {
+function flush_section(    i, name, text, result, before, fields, is_field, is_macro, macros, n) {
     split("", own)
-    split("", macros)
     for (i = 1; i <= holds; i++) {
         if ((name = defined(held[i])) != "")
             own[name]
-        if (held[i] ~ /^ *#define /) {
+        if (held[i] ~ /^#define /) {
             split(held[i], part, /[ (]+/)
-            macros[part[2]]
+            if (!(part[2] in is_macro))
+                macros[++n] = part[2]
+            is_macro[part[2]]
         }
     }
     for (i = 1; i <= holds; i++) {
@@ -146,8 +147,8 @@ function flush_section(    i, name, text, result, before, fields, is_field) {
         }
         print result text > output
     }
-    for (name in macros)
-        print "#undef " name > output
+    for (i = 1; i <= n; i++)
+        print "#undef " macros[i] > output
     holds = 0
     section = ""
 }
