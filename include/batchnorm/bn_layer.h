@@ -105,7 +105,7 @@ typedef enum bn_status {
     BN_STATUS_BAD_STATE,     /**< backward with no forward before it, or with another batch shape */
     BN_STATUS_NOT_FINITE,    /**< a NaN or Inf reached the statistics or the gradients */
     BN_STATUS_OUT_OF_MEMORY, /**< malloc failed, or the memory given is too small */
-    BN_STATUS_UNSUPPORTED,   /**< not in this build */
+    BN_STATUS_UNSUPPORTED,   /**< not in this build; so far no call returns it */
     BN_STATUS_COMM_FAILED, /**< the reduction across workers failed, or another worker was at fault */
     BN_STATUS_IO,          /**< a file could not be opened, read or written */
     BN_STATUS_BAD_FORMAT   /**< a file's content is not what it should be */
@@ -437,7 +437,8 @@ BN_API size_t bn_layer_params(const bn_layer *layer, bn_param params[2]);
  *                                   deviations from its mean add up to more than 2^252, or a
  *                                   running value that this call updates would be NaN or Inf: y and
  *                                   the cache are written, the running values and their count are
- *                                   not */
+ *                                   not
+ * @retval BN_STATUS_COMM_FAILED     as bn_layer_set_comm says */
 BN_API bn_status bn_layer_forward(bn_layer *layer, size_t n, const float *x, float *y);
 
 /** Normalizes by the running values (paper, algorithm 2):
@@ -481,9 +482,11 @@ BN_API bn_status bn_layer_infer(const bn_layer *layer, size_t n, const float *x,
  * @retval BN_STATUS_BAD_STATE     the layer was not initialized or is inference_only, there was no
  *                                 forward, or its n was another (n = 0 is always allowed); or it
  *                                 normalized by the moments of more than this batch
- *                                 (bn_layer_forward_by)
+ *                                 (bn_layer_forward_by), or one of both is of many workers, the
+ *                                 other not
  * @retval BN_STATUS_NOT_FINITE    a gradient that is learned would be NaN or Inf: dx is written,
- *                                 dgamma and dbeta are not */
+ *                                 dgamma and dbeta are not
+ * @retval BN_STATUS_COMM_FAILED   as bn_layer_set_comm says */
 BN_API bn_status bn_layer_backward(bn_layer *layer, size_t n, const float *x, const float *dy,
                                    float *dx);
 
@@ -684,7 +687,7 @@ BN_API void bn_moments_free(bn_moments *moments);
  * @retval BN_STATUS_BAD_OPTION    dtype is none of bn_dtype; a weight, or the product of a sample's
  *                                 and a position's, is negative, NaN or Inf
  * @retval BN_STATUS_BAD_SHAPE     x_stride is shorter than D*S, or a product of sizes overflows
- * @retval BN_STATUS_OVERLAP       x or the weights overlap the moments' arrays
+ * @retval BN_STATUS_OVERLAP       inputs overlap in part, or anything and the moments' arrays
  * @retval BN_STATUS_BAD_STATE     the moments were not initialized
  * @retval BN_STATUS_NOT_FINITE    a mean or a sum of squares is NaN or Inf: the moments stay as
  *                                 they were */
@@ -754,7 +757,7 @@ BN_API bn_status bn_layer_set_running(bn_layer *layer, const bn_moments *moments
  * batch, x and y are as in bn_layer_forward_batch; the weights matter to moments alone, but are
  * checked.
  *
- * Returns what bn_layer_forward_batch returns, but
+ * Returns what bn_layer_forward_batch returns, without BN_STATUS_COMM_FAILED, but
  * @retval BN_STATUS_NULL_POINTER    moments is NULL, too
  * @retval BN_STATUS_BAD_SHAPE       moments are of another number of features, too
  * @retval BN_STATUS_OVERLAP         moments' arrays overlap y or the cache, too
