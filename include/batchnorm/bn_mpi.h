@@ -1,8 +1,6 @@
-/*
- * batchnorm - workers that are processes of MPI
- *
- * SPDX-License-Identifier: MIT
- */
+/* SPDX-License-Identifier: MIT */
+/** @file
+ * Workers that are processes of MPI. */
 #ifndef BATCHNORM_BN_MPI_H
 #define BATCHNORM_BN_MPI_H
 
@@ -14,7 +12,7 @@
 extern "C" {
 #endif
 
-/* Returns the bn_comm of all processes of a communicator, for bn_layer_set_comm on each of them:
+/** Returns the bn_comm of all processes of a communicator, for bn_layer_set_comm on each of them:
  *
  *     MPI_Comm comm = MPI_COMM_WORLD;
  *     bn_layer_set_comm(&layer, bn_mpi_comm(&comm));

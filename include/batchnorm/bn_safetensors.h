@@ -1,7 +1,6 @@
-/*
- * batchnorm - layers in files that PyTorch and others read and write
- *
- * SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
+/** @file
+ * Layers in files that PyTorch and others read and write.
  *
  * A safetensors file (https://github.com/huggingface/safetensors) holds tensors by name. A layer of the
  * name NAME is there as PyTorch's state_dict names and types it:
@@ -25,7 +24,7 @@
 extern "C" {
 #endif
 
-/* Saves a layer under a name. Where path is a file already, it must be a safetensors file: what it has
+/** Saves a layer under a name. Where path is a file already, it must be a safetensors file: what it has
  * under the layer's seven names is replaced or, where the layer has no such thing, removed; its other
  * tensors, byte for byte, and its other metadata stay, and so do its permission bits (not its owner). A
  * new file has those of any new file, and metadata "format": "pt". A symbolic link is followed. Tensors
@@ -41,21 +40,21 @@ extern "C" {
  * momentum is not saved. May run with other calls that take the layer const.
  *
  * Returns BN_STATUS_OK, or, with the file as it was,
- * BN_STATUS_NULL_POINTER   layer, path or name is NULL
- * BN_STATUS_BAD_STATE      the layer was not initialized
- * BN_STATUS_BAD_OPTION     name is not UTF-8, or so long that the header would have more than the
- *                          100,000,000 bytes that it may; layer->options.eps, or .momentum where it is
- *                          saved, was set to a bad value
- * BN_STATUS_BAD_FORMAT     path is a file that is no safetensors file, as bn_layer_load_safetensors
- *                          says (an empty one is none)
- * BN_STATUS_IO             path is no regular file or a link that leads nowhere; or reading, writing,
- *                          syncing or renaming failed. If it was syncing the directory, the last step,
- *                          the new file is there already
- * BN_STATUS_OUT_OF_MEMORY  malloc failed */
+ * @retval BN_STATUS_NULL_POINTER   layer, path or name is NULL
+ * @retval BN_STATUS_BAD_STATE      the layer was not initialized
+ * @retval BN_STATUS_BAD_OPTION     name is not UTF-8, or so long that the header would have more
+ *                                  than the 100,000,000 bytes that it may; layer->options.eps, or
+ *                                  .momentum where it is saved, was set to a bad value
+ * @retval BN_STATUS_BAD_FORMAT     path is a file that is no safetensors file, as
+ *                                  bn_layer_load_safetensors says (an empty one is none)
+ * @retval BN_STATUS_IO             path is no regular file or a link that leads nowhere; or
+ *                                  reading, writing, syncing or renaming failed. If it was syncing
+ *                                  the directory, the last step, the new file is there already
+ * @retval BN_STATUS_OUT_OF_MEMORY  malloc failed */
 BN_API bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *path,
                                            const char *name);
 
-/* Loads what a file has under a name into the layer: gamma, beta, the running values and their count,
+/** Loads what a file has under a name into the layer: gamma, beta, the running values and their count,
  * into the caller's arrays as into the layer's own. All is read and checked before anything is
  * written. What the layer knew of its running values beyond float is forgotten: what it infers depends
  * on the file alone. What it has from a forward before stays, though gamma is another now. The rest of
@@ -68,21 +67,23 @@ BN_API bn_status bn_layer_save_safetensors(const bn_layer *layer, const char *pa
  * millionth: so that a mismatch is seen. To load nevertheless, set these as the file has them.
  *
  * Returns BN_STATUS_OK, or, with the layer as it was,
- * BN_STATUS_NULL_POINTER   layer, path or name is NULL
- * BN_STATUS_BAD_STATE      the layer was not initialized
- * BN_STATUS_OVERLAP        arrays that would be written overlap, which an inference_only layer's may
- * BN_STATUS_IO             path is no regular file, or could not be opened or read
- * BN_STATUS_BAD_FORMAT     the file is no safetensors file, whole and with nothing behind it: its header
- *                          is longer than it may be, no UTF-8, not JSON as the format has it (whole
- *                          numbers below 2^53, at most 64 dimensions, no member but those known, no zero
- *                          byte in a string) or names something twice, or its tensors have a length other
- *                          than shape and dtype say, overlap or leave holes
- *                          (dtypes that are not known may have any length). Or: a tensor of the
- *                          layer's is missing, or there without a place for it, or of another dtype or
- *                          shape; an F64 is finite, but not as a float; the count is negative; eps or
- *                          momentum is no number
- * BN_STATUS_BAD_OPTION     name is not UTF-8; eps or momentum differs, all else being right
- * BN_STATUS_OUT_OF_MEMORY  malloc failed */
+ * @retval BN_STATUS_NULL_POINTER   layer, path or name is NULL
+ * @retval BN_STATUS_BAD_STATE      the layer was not initialized
+ * @retval BN_STATUS_OVERLAP        arrays that would be written overlap, which an inference_only
+ *                                  layer's may
+ * @retval BN_STATUS_IO             path is no regular file, or could not be opened or read
+ * @retval BN_STATUS_BAD_FORMAT     the file is no safetensors file, whole and with nothing behind
+ *                                  it: its header is longer than it may be, no UTF-8, not JSON as
+ *                                  the format has it (whole numbers below 2^53, at most 64
+ *                                  dimensions, no member but those known, no zero byte in a string)
+ *                                  or names something twice, or its tensors have a length other
+ *                                  than shape and dtype say, overlap or leave holes (dtypes that
+ *                                  are not known may have any length). Or: a tensor of the layer's
+ *                                  is missing, or there without a place for it, or of another dtype
+ *                                  or shape; an F64 is finite, but not as a float; the count is
+ *                                  negative; eps or momentum is no number
+ * @retval BN_STATUS_BAD_OPTION     name is not UTF-8; eps or momentum differs, all else being right
+ * @retval BN_STATUS_OUT_OF_MEMORY  malloc failed */
 BN_API bn_status bn_layer_load_safetensors(bn_layer *layer, const char *path, const char *name);
 
 #ifdef __cplusplus

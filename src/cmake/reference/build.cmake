@@ -1,0 +1,40 @@
+# Writes the reference into the folder that this runs in: html, man3, and `warnings`, which should be empty.
+#   cmake -Dsource=SOURCE -Dversion=VERSION -Ddoxygen=DOXYGEN -Dawk=AWK -P build.cmake
+
+# Pages of text: README.md, whose links lead to what is here or become their text, and the examples that call
+# the library, each with the comment that it begins with.
+file(REMOVE_RECURSE html man man3 pages)
+file(READ ${source}/README.md text)
+string(REGEX REPLACE "\\]\\((examples/|include/batchnorm/)([a-z0-9_]+\\.[ch])\\)" "](@ref \\2)" text "${text}")
+string(REGEX REPLACE "\\[([^]]+)\\]\\((include|examples|tests|src|LICENSE)[^)]*\\)" "\\1" text "${text}")
+file(WRITE pages/README.md "${text}")
+file(GLOB examples RELATIVE ${source}/examples ${source}/examples/[0-9]*.c ${source}/examples/*/*.c)
+set(pages "")
+foreach(example IN LISTS examples)
+    file(READ ${source}/examples/${example} text)
+    if(text MATCHES "[^a-z_]bn_[a-z0-9_]+\\(")
+        set(comment "")
+        if(text MATCHES "^/\\*\n(( \\*( [^\n]*)?\n)+) \\*/")
+            set(comment "${CMAKE_MATCH_1}")
+        endif()
+        string(APPEND pages "/** @example ${example}\n${comment} */\n")
+    endif()
+endforeach()
+file(WRITE pages/examples.dox "${pages}")
+
+execute_process(COMMAND ${doxygen} Doxyfile RESULT_VARIABLE result ERROR_VARIABLE warnings)
+if(NOT result EQUAL 0 AND warnings STREQUAL "")
+    set(warnings "${doxygen}: ${result}\n")
+endif()
+file(GLOB pages man/man3/bn_*.3 man/man3/batchnorm_*.3)
+file(MAKE_DIRECTORY man3)
+execute_process(COMMAND ${awk} -v version=${version} -v folder=man3
+    -f ${source}/src/cmake/reference/pages.awk ${pages} RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+    string(APPEND warnings "${awk}: ${result}\n")
+endif()
+file(WRITE man3/batchnorm.3 ".so man3/bn_layer.h.3\n")
+file(WRITE warnings "${warnings}")
+if(warnings)
+    message("${warnings}")
+endif()
