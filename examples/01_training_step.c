@@ -1,5 +1,6 @@
 /*
- * One training step: forward, loss, backward, and gradient descent on gamma and beta.
+ * One training step: bn_layer_forward, the loss, bn_layer_backward, and gradient descent on what
+ * bn_layer_params gives, gamma and beta.
  *
  * The columns of x lie at different offsets and scales, and the target is another offset and scale
  * of each. After normalization each column has mean 0 and variance 1, so that the squared error has

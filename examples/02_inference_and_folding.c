@@ -1,6 +1,6 @@
 /*
- * Inference: by the running statistics, sample by sample, and at last without the layer, folded
- * into the dense layer before it.
+ * Inference: by the running statistics, sample by sample (bn_layer_infer), and at last without the
+ * layer, folded into the dense layer before it (bn_layer_fold).
  */
 #include "example.h"
 

@@ -1,8 +1,8 @@
 /*
  * Images: a channel is a feature, and every position of every image is one of its values.
  *
- * N x C x H x W goes through bn_batch.spatial; N x H x W x C is nothing but N*H*W rows. Both are
- * the same numbers, so both give the same results.
+ * N x C x H x W goes through bn_batch.spatial and bn_layer_forward_batch; N x H x W x C is nothing but
+ * N*H*W rows. Both are the same numbers, so both give the same results.
  */
 #include "example.h"
 

@@ -1,7 +1,8 @@
 /*
- * Sequences of different lengths in one padded batch, C channels of T steps each: a weight of 0
- * leaves a padded step out of the statistics and gradients, as if only the real steps had been
- * there. (Where each step is a row of an N x D buffer, sample_weight does the same.)
+ * Sequences of different lengths in one padded batch, C channels of T steps each: where
+ * bn_batch.position_weight is 0 a padded step is left out of the statistics and gradients, as if only
+ * the real steps had been there. (Where each step is a row of an N x D buffer, sample_weight does the
+ * same.)
  */
 #include "example.h"
 

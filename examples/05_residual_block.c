@@ -1,6 +1,7 @@
 /*
  * The end of a residual block in one call: y = ReLU(normalized x + residual), and its backward,
- * which gives the gradient of both branches. Against the same done step by step.
+ * which gives the gradient of both branches (bn_options.activation; bn_batch.residual, .y and
+ * .dresidual). Against the same done step by step.
  */
 #include "example.h"
 

@@ -1,6 +1,7 @@
 /*
  * A batch that arrives in pieces, because it does not fit into memory at once, is still one batch: by
- * four calls, each for all pieces before the next, and a fifth, y, dx, dgamma and dbeta are those of the
+ * four calls, each for all pieces before the next (bn_moments_add, bn_layer_forward_by, bn_gradients_add,
+ * bn_layer_backward_by), and a fifth (bn_layer_set_gradients), y, dx, dgamma and dbeta are those of the
  * whole.
  *
  * The usual way, to normalize each micro-batch alone and to add up the gradients, is another network:

@@ -1,7 +1,7 @@
 /*
  * Population statistics ("precise" batch normalization; the paper's algorithm 2): before inference,
  * the moving average, which knows the last few batches, gives way to the moments of the whole
- * training set.
+ * training set (bn_moments_add, bn_layer_set_running).
  */
 #include "example.h"
 

@@ -1,6 +1,7 @@
 /*
- * Folding: inference becomes part of the linear layer before or after it, for each way that weights
- * lie in memory. Against the layer and inference one after the other.
+ * Folding: inference becomes part of the linear layer before it (bn_layer_fold, or
+ * bn_layer_fold_transposed where weights lie in memory the other way) or after it (bn_layer_fold_next).
+ * Against the layer and inference one after the other.
  */
 #include "example.h"
 

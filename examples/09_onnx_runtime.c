@@ -1,8 +1,9 @@
 /*
  * Weights from elsewhere: the BatchNormalization of an ONNX runtime, four tensors and one call.
  *
- * The tensors stay where the model file has them, at whatever address that is: nothing is copied, and
- * a layer of inference_only on four such arrays allocates nothing, so it is made where it is used.
+ * The tensors stay where the model file has them, at whatever address that is: bn_layer_init_with copies
+ * nothing, and a layer of inference_only on four such arrays allocates nothing, so it is made where it is
+ * used.
  */
 #include "example.h"
 

@@ -3,9 +3,10 @@
  * momentum.
  *
  * The framework owns, saves and updates scales, biases and rolling values; the layer works on them in
- * place. The original's CPU code adds its epsilon outside the root, (x - mean) / (sqrt(variance) +
- * 1e-6), so that its inference is had with eps = 0 and a variance of (sqrt(variance) + 1e-6)^2. In
- * training it divides by the unbiased variance, which is N*S/(N*S - 1) of what is divided by here.
+ * place (bn_layer_init_with and a bn_memory). The original's CPU code adds its epsilon outside the
+ * root, (x - mean) / (sqrt(variance) + 1e-6), so that its inference is had with eps = 0 and a variance
+ * of (sqrt(variance) + 1e-6)^2. In training it divides by the unbiased variance, which is N*S/(N*S - 1)
+ * of what is divided by here.
  */
 #include "example.h"
 

@@ -2,8 +2,8 @@
  * One layer, many forwards before any backward: a recurrent network, h[t] = relu(bn(x[t] + u*h[t-1])).
  *
  * Backward wants what the forward of its own step has left. The layer's own cache holds the last
- * step's; so each step gets a cache of the caller's. Gradients add up over the steps, and the running
- * values see all of them.
+ * step's; so each step gets a cache of the caller's (bn_batch.cache, bn_cache_bytes). Gradients add up
+ * over the steps, and the running values see all of them.
  */
 #include "example.h"
 

@@ -2,7 +2,8 @@
  * A network's layers on one scratch, and in one block.
  *
  * What a call works with is nobody's between calls, so layers that do not train at the same time share
- * it. All else comes out of a block that the program cuts up.
+ * it (bn_memory.scratch, bn_scratch_bytes). All else comes out of a block that the program cuts up
+ * (bn_memory.block, bn_layer_bytes).
  */
 #include "example.h"
 

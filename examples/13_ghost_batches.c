@@ -5,7 +5,7 @@
  * statistics of small "ghost" batches within the large one, found E. Hoffer, I. Hubara and D. Soudry ("Train
  * longer, generalize better: closing the generalization gap in large batch training of neural networks",
  * 2017, arXiv:1705.08741). It needs no call of its own: each group is a batch, has a cache, and adds its
- * gradients. Other layers see the large batch.
+ * gradients (bn_batch.cache, .accumulate_grads). Other layers see the large batch.
  *
  * The running values see as many batches of 32: with momentum m a step of 8 groups leaves m^8 of them. They
  * average the groups' means, and the variances within a group, times 32/31. What the groups' means differ

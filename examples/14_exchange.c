@@ -1,5 +1,6 @@
 /*
- * A layer goes to a file that PyTorch reads, and comes back into a model's own arrays.
+ * A layer goes to a file that PyTorch reads (bn_layer_save_safetensors), and comes back into a model's own
+ * arrays (bn_layer_load_safetensors).
  *
  * In Python, with the package safetensors:
  *

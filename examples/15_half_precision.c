@@ -2,8 +2,9 @@
  * Half precision: a buffer of bfloat16 activations, normalized in place for inference; then one of
  * float16.
  *
- * A half is its bits, a uint16_t. Parameters, running values and all arithmetic are float's beside
- * it: what comes out is what floats of the same values give, rounded once more.
+ * A half is its bits, a uint16_t, and bn_batch.dtype says of which type. Parameters, running values and
+ * all arithmetic are float's beside it: what comes out is what floats of the same values give, rounded
+ * once more.
  */
 #include "example.h"
 

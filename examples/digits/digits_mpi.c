@@ -18,8 +18,8 @@ static double final_accuracy(dataset *data, worker *self, bool synchronized) {
     self->synchronized = synchronized;
     if (print)
         printf("\nStatistics of %s", synchronized ? "all rows" : "each process's own rows");
-    const curve trained =
-        train(data, BATCH_NORM, learning_rates[MAIN_RATE], FIRST_SEED, self, print);
+    curve trained;
+    train(data, 1, learning_rates[MAIN_RATE], FIRST_SEED, self, print, &trained); /* BATCH_NORM */
     return trained.epochs[EPOCHS - 1].test_accuracy;
 }
 

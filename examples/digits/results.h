@@ -11,7 +11,6 @@
 enum { NUM_SEEDS = 3, EPOCHS = 20, NUM_RATES = 3, MAIN_RATE = 1 };
 
 extern const float learning_rates[NUM_RATES];
-extern const char *const kind_names[NUM_KINDS];
 
 typedef struct epoch {
     double loss, train_accuracy; /* of the batches as they came, each before its step */
@@ -30,8 +29,17 @@ typedef struct results {
 /* Adds one of NUM_SEEDS curves to their mean, which starts as all zero. */
 void curve_add_to_mean(curve *mean, const curve *one);
 
-/* Prints the table, and last the test accuracies of what was shown. */
-void results_print(const results *res);
+/* Prints two lines above a table of num_kinds columns: what a row is, and the parts of a column. */
+void results_print_head(const char *row, int num_kinds, const char *columns);
+
+/* Prints how the curves of a learning rate end. */
+void results_print_row(const results *res, int rate);
+
+/* Draws the curves in plain characters, as many lines as a terminal has at least. */
+void results_draw(const results *res);
+
+/* Prints the test accuracies of what was shown. */
+void results_print_end(const results *res);
 
 /* Writes a block of lines a learning rate, two empty lines between, as gnuplot's `index` wants it.
  */

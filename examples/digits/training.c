@@ -6,15 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../example.h"
-
-static double seconds_now(void) {
-    struct timespec now;
-    timespec_get(&now, TIME_UTC);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static size_t min_size(size_t a, size_t b) {
     return a < b ? a : b;
@@ -50,36 +43,40 @@ static score test(network *net, const dataset *data) {
     return sum;
 }
 
-curve train(dataset *data, network_kind kind, float learning_rate, uint64_t seed,
-            const worker *worker_or_null, bool print) {
+void train(dataset *data, int num_kinds, float learning_rate, uint64_t seed,
+           const worker *worker_or_null, bool print, curve curves[]) {
     static const worker alone = {.count = 1};
     const worker *self = worker_or_null != NULL ? worker_or_null : &alone;
-    curve result;
+    network *nets[NUM_KINDS];
     size_t order[NUM_TRAIN];
     dataset_split(data, seed);
     memcpy(order, data->train, sizeof order);
-    network *net = network_new(kind, seed, self);
-    if (net == NULL) {
-        fprintf(stderr, "digits: out of memory\n");
-        exit(EXIT_FAILURE);
+    for (int k = 0; k < num_kinds; k++)
+        if ((nets[k] = network_new((network_kind)k, seed, self)) == NULL) {
+            fprintf(stderr, "digits: out of memory\n");
+            exit(EXIT_FAILURE);
+        }
+    if (print) {
+        printf("\nEpoch by epoch at learning rate %g: training loss, training and test accuracy\n",
+               (double)learning_rate);
+        results_print_head("epoch", num_kinds, "  loss   train   test");
     }
-    if (print)
-        printf("\nLearning rate %g, %s\n"
-               "epoch    loss  train accuracy  test accuracy  seconds\n",
-               (double)learning_rate, kind_names[kind]);
-    const double start = seconds_now();
     for (int e = 0; e < EPOCHS; e++) {
         random_shuffle(&seed, NUM_TRAIN, order);
-        const score trained = train_epoch(net, data, order, e, learning_rate, self);
-        const score tested = test(net, data);
-        result.epochs[e] =
-            (epoch){trained.loss / NUM_TRAIN, 100.0 * (double)trained.correct / NUM_TRAIN,
-                    100.0 * (double)tested.correct / NUM_TEST};
         if (print)
-            printf("%5d  %6.4f  %12.2f %%  %11.2f %%  %7.2f\n", e + 1, result.epochs[e].loss,
-                   result.epochs[e].train_accuracy, result.epochs[e].test_accuracy,
-                   seconds_now() - start);
+            printf("%5d", e + 1);
+        for (int k = 0; k < num_kinds; k++) {
+            epoch *at = &curves[k].epochs[e];
+            const score trained = train_epoch(nets[k], data, order, e, learning_rate, self);
+            const score tested = test(nets[k], data);
+            *at = (epoch){trained.loss / NUM_TRAIN, 100.0 * (double)trained.correct / NUM_TRAIN,
+                          100.0 * (double)tested.correct / NUM_TEST};
+            if (print)
+                printf(" | %6.4f %7.2f %6.2f", at->loss, at->train_accuracy, at->test_accuracy);
+        }
+        if (print)
+            printf("\n");
     }
-    network_free(net);
-    return result;
+    for (int k = 0; k < num_kinds; k++)
+        network_free(nets[k]);
 }
