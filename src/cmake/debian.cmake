@@ -7,6 +7,10 @@ if(NOT CPACK_TEMPORARY_DIRECTORY)
     if(CPACK_BATCHNORM_REFUSES)
         message(FATAL_ERROR "${CPACK_BATCHNORM_REFUSES}")
     endif()
+    find_program(BN_DPKG_SHLIBDEPS dpkg-shlibdeps)
+    if(NOT BN_DPKG_SHLIBDEPS) # CPack would go on without dependencies
+        message(FATAL_ERROR "Debian's packages need dpkg-shlibdeps: install dpkg-dev.")
+    endif()
     return()
 endif()
 include(${CMAKE_CURRENT_LIST_DIR}/release_date.cmake)
@@ -40,15 +44,16 @@ foreach(component IN LISTS CPACK_COMPONENTS_ALL)
     file(COPY_FILE ${source}/LICENSE ${doc}/copyright)
     file(COPY_FILE ${control}/changelog ${doc}/changelog)
     if(component STREQUAL "batchnorm_mpi") # it calls MPI alone
-        file(WRITE ${share}/lintian/overrides/${package} "${package}: library-not-linked-against-libc\n")
+        file(WRITE ${share}/lintian/overrides/${package}
+            "${package}: library-not-linked-against-libc\n")
     endif()
     file(GLOB manual ${share}/man/man*/*)
     execute_process(COMMAND gzip -9n ${doc}/changelog ${manual} COMMAND_ERROR_IS_FATAL ANY)
-    file(CHMOD_RECURSE ${share} # whatever the umask
-        FILE_PERMISSIONS OWNER_READ OWNER_WRITE GROUP_READ WORLD_READ
-        DIRECTORY_PERMISSIONS ${CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS})
     if(NOT component MATCHES "_dev$")
         set(CPACK_DEBIAN_${key}_PACKAGE_CONTROL_EXTRA
             ${control}/triggers ${control}/postinst ${control}/postrm)
     endif()
 endforeach()
+
+# Whatever the umask: there are no programs.
+execute_process(COMMAND chmod -R u=rwX,go=rX ${CPACK_TEMPORARY_DIRECTORY} COMMAND_ERROR_IS_FATAL ANY)

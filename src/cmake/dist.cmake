@@ -1,5 +1,6 @@
 # cmake -DTARBALL=FILE -P dist.cmake: packs the source, in a folder of the tarball's name: what git does
-# not ignore or, without git, all but build folders. The same source gives the same bits. GNU's tar, find and sort do it.
+# not ignore or, without git, all but build folders. The same source gives the same bits. It takes GNU's
+# tar, find and sort.
 include(${CMAKE_CURRENT_LIST_DIR}/release_date.cmake)
 get_filename_component(folder ${TARBALL} NAME)
 string(REPLACE ".tar.gz" "" folder ${folder})

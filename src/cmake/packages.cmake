@@ -7,10 +7,12 @@ set(CPACK_BATCHNORM_REFUSES "") # or why there can be none
 if(NOT BN_INSTALL OR NOT both_libraries OR NOT CMAKE_INSTALL_PREFIX STREQUAL "/usr"
     OR NOT CMAKE_INSTALL_LIBDIR STREQUAL "lib/${CMAKE_LIBRARY_ARCHITECTURE}")
     set(CPACK_BATCHNORM_REFUSES "Debian's packages are of both libraries, in Debian's folders: \
-cmake -S . -B build -DCMAKE_INSTALL_PREFIX=/usr, without BUILD_SHARED_LIBS, BN_INSTALL or CMAKE_INSTALL_LIBDIR")
+configure with -DCMAKE_INSTALL_PREFIX=/usr, and without BUILD_SHARED_LIBS, BN_INSTALL and \
+CMAKE_INSTALL_LIBDIR.")
 endif()
 
 # What is run and what is built against, one package each: components of the installation.
+set(CPACK_COMPONENTS_ALL "")
 macro(bn_add_package component package section depends description)
     string(TOUPPER ${component} key)
     list(APPEND CPACK_COMPONENTS_ALL ${component})
@@ -46,6 +48,7 @@ endforeach()
 # The version has no revision of Debian's, so that a package of Debian's own would be the newer one.
 set(CPACK_PACKAGE_CONTACT "The batchnorm authors <batchnorm@batchnorm.invalid>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "") # each package has its own
+set(CPACK_GENERATOR TGZ) # where no other is asked for
 set(CPACK_STRIP_FILES ON)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
@@ -55,8 +58,6 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${CMAKE_BINARY_DIR})
 set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
 set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
-set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
-    OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_CURRENT_LIST_DIR}/debian.cmake) # run first
 set(CPACK_PRE_BUILD_SCRIPTS ${CPACK_PROJECT_CONFIG_FILE}) # and again with the files there
 include(CPack)
@@ -80,7 +81,8 @@ if(BN_DPKG_DEB)
         COMMAND ${CMAKE_COMMAND} -E rm -r ${packages}/_CPack_Packages)
 endif()
 if(TARGET one_file)
-    list(APPEND attached ${CMAKE_BINARY_DIR}/one_file/batchnorm.c ${CMAKE_BINARY_DIR}/one_file/batchnorm.h)
+    list(APPEND attached ${CMAKE_BINARY_DIR}/one_file/batchnorm.c
+        ${CMAKE_BINARY_DIR}/one_file/batchnorm.h)
 endif()
 add_custom_target(packages
     COMMAND ${CMAKE_COMMAND} -E rm -rf ${packages}
