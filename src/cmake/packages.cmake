@@ -45,6 +45,13 @@ foreach(name IN LISTS components)
         "${is} (development)\n${has} ${built_with}")
 endforeach()
 
+get_cmake_property(installed COMPONENTS)
+if("reference" IN_LIST installed)
+    bn_add_package(reference libbatchnorm-doc doc "" "Batch normalization (documentation)\n\
+${has} the reference, as HTML and as man pages.")
+    set(CPACK_DEBIAN_REFERENCE_PACKAGE_ARCHITECTURE all)
+endif()
+
 # The version has no revision of Debian's, so that a package of Debian's own would be the newer one.
 set(CPACK_PACKAGE_CONTACT "The batchnorm authors <batchnorm@batchnorm.invalid>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "") # each package has its own
@@ -90,7 +97,10 @@ add_custom_target(packages
     COMMAND ${CMAKE_COMMAND} -E copy ${attached} ${packages}
     ${write_debian}
     VERBATIM)
-add_dependencies(packages dist)
+add_dependencies(packages dist ${installed_targets})
+foreach(name IN LISTS components)
+    add_dependencies(packages batchnorm_${name})
+endforeach()
 if(TARGET one_file)
     add_dependencies(packages one_file)
 endif()
