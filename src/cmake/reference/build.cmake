@@ -1,12 +1,13 @@
 # Writes the reference into the folder that this runs in: html, man3, and `warnings`, which should be empty.
 #   cmake -Dsource=SOURCE -Dversion=VERSION -Ddoxygen=DOXYGEN -Dawk=AWK -P build.cmake
 
-# Pages of text: README.md, whose links lead to what is here or become their text, and the examples that call
+# Pages of text: README.md, whose links and pictures lead to what is here or become their text, and the examples that call
 # the library, each with the comment that it begins with.
 file(REMOVE_RECURSE html man man3 pages)
 file(READ ${source}/README.md text)
 string(REGEX REPLACE "\\]\\((examples/|include/batchnorm/)([a-z0-9_]+\\.[ch])\\)" "](@ref \\2)" text "${text}")
-string(REGEX REPLACE "\\[([^]]+)\\]\\((include|examples|tests|src|LICENSE)[^)]*\\)" "\\1" text "${text}")
+string(REGEX REPLACE "\\]\\([^)]*/([a-z_]+\\.svg)\\)" "](\\1)" text "${text}")
+string(REGEX REPLACE "\\[([^]]+)\\]\\((include|examples|tests|src|LICENSE|#)[^)]*\\)" "\\1" text "${text}")
 file(WRITE pages/README.md "${text}")
 file(GLOB examples RELATIVE ${source}/examples ${source}/examples/[0-9]*.c ${source}/examples/*/*.c)
 set(pages "")
