@@ -42,7 +42,6 @@
 #ifdef __OPTIMIZE__
 #pragma GCC optimize("O2", "tree-vectorize", "vect-cost-model=dynamic")
 #endif
-#pragma GCC optimize("no-fast-math") /* the first: it sets others back */
 #pragma GCC optimize("fp-contract=off", "no-unsafe-math-optimizations", "no-finite-math-only",     \
                      "no-associative-math", "no-reciprocal-math", "signed-zeros", "trapping-math")
 #define BNI_BEGIN_SET(set) _Pragma("GCC push_options") BNI_PRAGMA(GCC target(set))
