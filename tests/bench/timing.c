@@ -88,7 +88,7 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static bench_timing summarize(double *samples, size_t count) {
+bench_timing time_summarize(double *samples, size_t count) {
     qsort(samples, count, sizeof *samples, by_size);
     const double median = (samples[(count - 1) / 2] + samples[count / 2]) / 2;
     const double quartiles = samples[count - 1 - count / 4] - samples[count / 4];
@@ -120,7 +120,7 @@ void time_contestants(const bench_contestant *contestants, size_t count, int thr
         }
     }
     for (size_t k = 0; k < count; k++) {
-        timings[k] = summarize(all[k].samples, all[k].count);
+        timings[k] = time_summarize(all[k].samples, all[k].count);
     }
     free(all);
 }

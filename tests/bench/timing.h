@@ -16,4 +16,7 @@ typedef struct bench_timing {
 void time_contestants(const bench_contestant *contestants, size_t count, int threads,
                       double seconds, bench_timing *timings);
 
+/* Of samples in microseconds, which it sorts; at least one. */
+bench_timing time_summarize(double *samples, size_t count);
+
 #endif

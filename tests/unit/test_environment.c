@@ -1,6 +1,7 @@
 /*
  * The floating-point environment: no call raises an exception that its data does not, and the
- * caller's environment is that of all threads that work for it, and is what they leave it.
+ * caller's environment is that of all threads that work for it, and is what they leave it. And the
+ * process: the child of one that has computed with threads computes without.
  */
 #define _GNU_SOURCE /* feenableexcept */
 #include "calls.h"
@@ -10,6 +11,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
@@ -468,6 +471,48 @@ static void an_exception_reaches_the_caller(void **state) {
     }
 }
 
+/* ---- Forked processes ------------------------------------------------------------------------ */
+
+#ifdef _OPENMP
+/* What a child does: nothing is asserted, as cmocka would go on with the next test there. */
+static bool computes_alone(trial *t, const trial *want) {
+    bn_layer *const layer = &t->layer;
+    layer->options.num_threads = 1;
+    if (bn_layer_forward(layer, t->batch.n, t->x, t->y) != BN_STATUS_OK ||
+        bn_layer_backward(layer, t->batch.n, t->x, t->dy, t->dx) != BN_STATUS_OK) {
+        return false;
+    }
+    const size_t vector = layer->num_features * sizeof(float);
+    return memcmp(t->y, want->y, t->y_count * sizeof(float)) == 0 &&
+           memcmp(t->dx, want->dx, t->x_count * sizeof(float)) == 0 &&
+           memcmp(layer->dgamma, want->layer.dgamma, vector) == 0 &&
+           memcmp(layer->running_var, want->layer.running_var, vector) == 0;
+}
+#endif
+
+/* GCC's OpenMP waits for ever there, for threads that the child does not have. */
+static void a_forked_child_computes_alone(void **state) {
+    (void)state;
+#ifdef _OPENMP
+    enum { SECONDS = 20 }; /* and then it has hung */
+    rig parents = rig_new(rows, 0, 3), childs = rig_new(rows, 0, 3);
+    trial_run(&parents.t);
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(SECONDS);
+        _exit(computes_alone(&childs.t, &parents.t) ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    rig_free(&parents);
+    rig_free(&childs);
+#else
+    skip(); /* no threads; and valgrind finds in a child all that the parent has yet to free */
+#endif
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ordinary_data_raises_nothing),
@@ -482,6 +527,7 @@ int main(void) {
         cmocka_unit_test(halves_are_rounded_to_nearest_in_any_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),
         cmocka_unit_test(an_exception_reaches_the_caller),
+        cmocka_unit_test(a_forked_child_computes_alone),
         cmocka_unit_test(all_calls_run_with_traps),
     };
     return cmocka_run_group_tests(tests, litter_heap, NULL);
