@@ -48,6 +48,13 @@
 #define BNI_END_SET        _Pragma("GCC pop_options")
 #endif
 
+/* A function whose frame is gone when it returns, however much is inlined: stack is promised to be small. */
+#ifdef __GNUC__
+#define BNI_OWN_FRAME __attribute__((noinline))
+#else
+#define BNI_OWN_FRAME
+#endif
+
 /* A root sets no errno: it is one instruction then, and loops with it are vectorized. */
 #include <math.h>
 double sqrt(double) __attribute__((const));

@@ -105,7 +105,7 @@ static void chunk_moments(const infer_work *work, bni_task task, group_moments *
 }
 
 /* From the moments of a group its coefficients. */
-static void finish_group(batch_work *work, size_t group, group_state *state) {
+static BNI_OWN_FRAME void finish_group(batch_work *work, size_t group, group_state *state) {
     const infer_work *infer = &work->infer;
     const bn_layer *layer = infer->layer;
     group_affine affine;

@@ -80,14 +80,14 @@ static void run_member(void *context, size_t thread) {
     publish(r->cut);
 }
 
-/* A function of its own, so that whoever works alone has but one counter on the stack. */
-static void run_on_team(run *r) {
+/* Whoever works alone has but one counter on the stack. */
+static BNI_OWN_FRAME void run_on_team(run r) {
     atomic_size_t taken[BNI_MOST_THREADS];
-    for (size_t t = 0; t < r->threads; t++) {
+    for (size_t t = 0; t < r.threads; t++) {
         atomic_init(&taken[t], 0);
     }
-    r->taken = taken;
-    bni_team_run(r->threads, run_member, r);
+    r.taken = taken;
+    bni_team_run(r.threads, run_member, &r);
 }
 
 void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker worker,
@@ -104,7 +104,7 @@ void bni_run(const bni_cut *cut, int num_threads, bni_order order, bni_worker wo
         worker(context, &(bni_tasks){.of = &r});
         publish(cut);
     } else {
-        run_on_team(&r);
+        run_on_team(r);
     }
 }
 

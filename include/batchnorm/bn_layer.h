@@ -75,7 +75,8 @@
 
 /* BN_SHARED is defined for whoever links the shared library, by its CMake target. It matters on
  * Windows alone: elsewhere a declaration is the same for both forms of the library. */
-#if defined(_WIN32) && defined(BN_SHARED)
+#ifdef BN_API /* whoever compiles the sources themselves may know better */
+#elif defined(_WIN32) && defined(BN_SHARED)
 #ifdef BN_BUILDING
 #define BN_API __declspec(dllexport)
 #else

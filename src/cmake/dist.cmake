@@ -1,11 +1,11 @@
 # cmake -DTARBALL=FILE -P dist.cmake: packs the source, in a folder of the tarball's name: what git does
-# not ignore or, without git, all but build folders. The same source gives the same bits. It takes GNU's
+# not ignore or, without git, all but .git and build folders. The same source gives the same bits. It takes GNU's
 # tar, find and sort.
 include(${CMAKE_CURRENT_LIST_DIR}/release_date.cmake)
 get_filename_component(folder ${TARBALL} NAME)
 string(REPLACE ".tar.gz" "" folder ${folder})
-set(list find . -path "./build*" -prune -o -type f -printf "%P\\0")
-if(EXISTS ${source}/.git)
+set(list find . -name .git -prune -o -path "./build*" -prune -o -type f -printf "%P\\0")
+if(has_git)
     set(list git ls-files -z --cached --others --exclude-standard)
 endif()
 set(ENV{LC_ALL} C)

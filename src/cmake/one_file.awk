@@ -11,17 +11,30 @@ BEGIN {
     line(" * batchnorm " version " as one file, made of the sources of src/ in the order that they are needed in.")
     line(" * Compile it with -fopenmp, or the like, for threads; with -DBN_PORTABLE for no instruction set by name.")
     line(" *")
+    line(" * In a shared library nothing is exported but what batchnorm.h declares; with -DBN_API= that neither.")
+    line(" *")
     text = read(root "/LICENSE")
     n = split(text, lines, "\n")
     for (i = 1; i < n; i++)
         line(" *" (lines[i] == "" ? "" : " " lines[i]))
     line(" */")
+    line("#ifdef __ELF__ /* what is declared in other headers is in other libraries */")
+    line("#define BNI_HIDE _Pragma(\"GCC visibility push(hidden)\")")
+    line("#define BNI_SHOW _Pragma(\"GCC visibility push(default)\")")
+    line("#define BNI_AS_BEFORE _Pragma(\"GCC visibility pop\")")
+    line("#else")
+    line("#define BNI_HIDE")
+    line("#define BNI_SHOW")
+    line("#define BNI_AS_BEFORE")
+    line("#endif")
+    line("BNI_HIDE")
     for (i = 1; i < ARGC; i++) {
         section = ARGV[i] ~ /\/kernels_/ ? suffix(ARGV[i]) : ""
         add(ARGV[i])
         if (section != "")
             flush_section()
     }
+    line("BNI_AS_BEFORE")
     printf "%s", read(root "/include/batchnorm/bn_layer.h") > (out "/batchnorm.h")
     exit failed
 }
@@ -91,8 +104,11 @@ function add(file,    lines, n, i, guarded, depth, name, outer) {
         } else if (lines[i] ~ /^#include "/)
             add(found(name, file))
         else if (lines[i] ~ /^#include </) {
-            if (!(name in included))
+            if (!(name in included)) {
+                line("BNI_SHOW")
                 line(lines[i])
+                line("BNI_AS_BEFORE")
+            }
             if (!depth)
                 included[name]
         } else if (lines[i] != "" || lines[i - 1] != "") # what was taken out leaves one line
