@@ -1,4 +1,6 @@
 /* The vector vocabulary of data_template.h (see simd_base.h) for AVX-512F, BW and VL. */
+#include "kernels/bits.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -10,6 +12,7 @@
 #define BNI_FUSED     1
 
 typedef __m512 vf;
+typedef uint32_t vf_bits __attribute__((vector_size(64)));
 typedef __m256i vh;
 typedef __m512i vhh;
 
@@ -130,17 +133,19 @@ static inline vf vf_quiet(vf a) {
 }
 
 /* The nearest bf16 in a lane's upper half; not of NaN. (AVX512_BF16's own conversion takes subnormals
- * for 0, and finding these costs more than it spares.) */
+ * for 0, and finding these costs more than it spares. Operators where they will do, as without
+ * optimization each intrinsic takes stack, and this is where calls are deepest.) */
 static inline __m512i near_bf16(vf a) {
-    const __m512i bits = _mm512_castps_si512(a);
-    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
-    const __m512i almost = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
-    return _mm512_mask_add_epi32(almost, odd, bits, _mm512_set1_epi32(0x8000));
+    const vf_bits bits = (vf_bits)a, zero = {0};
+    const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, (__m512i)(zero + 0x10000u));
+    return _mm512_mask_add_epi32((__m512i)(bits + 0x7fffu), odd, (__m512i)bits,
+                                 (__m512i)(zero + 0x8000u));
 }
 
 static inline __m512i near_or_nan(vf a) {
-    return _mm512_mask_or_epi32(near_bf16(a), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
-                                _mm512_castps_si512(a), _mm512_set1_epi32(0x400000));
+    const vf_bits bits = (vf_bits)a, near = bits + 0x7fffu + (bits >> 16 & 1u);
+    const vf_bits nan = (vf_bits)((bits & 0x7fffffffu) > BNI_INF_BITS);
+    return (__m512i)((near & ~nan) | ((bits | 0x400000u) & nan));
 }
 
 /* The upper halves of the lanes of both. */
