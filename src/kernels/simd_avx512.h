@@ -134,7 +134,7 @@ static inline vf vf_quiet(vf a) {
 
 /* The nearest bf16 in a lane's upper half; not of NaN. (AVX512_BF16's own conversion takes subnormals
  * for 0, and finding these costs more than it spares. Operators where they will do, as without
- * optimization each intrinsic takes stack, and this is where calls are deepest.) */
+ * optimization each intrinsic takes stack.) */
 static inline __m512i near_bf16(vf a) {
     const vf_bits bits = (vf_bits)a, zero = {0};
     const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, (__m512i)(zero + 0x10000u));
@@ -142,10 +142,11 @@ static inline __m512i near_bf16(vf a) {
                                  (__m512i)(zero + 0x8000u));
 }
 
-static inline __m512i near_or_nan(vf a) {
-    const vf_bits bits = (vf_bits)a, near = bits + 0x7fffu + (bits >> 16 & 1u);
-    const vf_bits nan = (vf_bits)((bits & 0x7fffffffu) > BNI_INF_BITS);
-    return (__m512i)((near & ~nan) | ((bits | 0x400000u) & nan));
+/* The same of NaN too: what is near the others, given. (Not by calling the above: without optimization
+ * that takes stack where calls are deepest.) */
+static inline __m512i with_nan(__m512i near, vf a) {
+    return _mm512_mask_or_epi32(near, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q),
+                                _mm512_castps_si512(a), _mm512_set1_epi32(0x400000));
 }
 
 /* The upper halves of the lanes of both. */
@@ -157,15 +158,15 @@ static inline __m512i upper_halves(__m512i a, __m512i b) {
 }
 
 static inline vh vh_bf16(vf a) {
-    const __m512i upper = near_or_nan(a);
+    const __m512i upper = with_nan(near_bf16(a), a);
     return _mm512_castsi512_si256(upper_halves(upper, upper));
 }
 
 static inline vhh vhh_bf16(vf a, vf b) {
     __m512i low = near_bf16(a), high = near_bf16(b);
     if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) != 0) {
-        low = near_or_nan(a);
-        high = near_or_nan(b);
+        low = with_nan(low, a);
+        high = with_nan(high, b);
     }
     return upper_halves(low, high);
 }
