@@ -177,19 +177,30 @@ bool bni_members_next(bni_members *members, bni_text *key, bni_text *value) {
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 
-/* Exactly this text. cJSON does not say whether text or memory was at fault where it fails; but if
- * memory was, there is none. */
-static bn_status parse(bni_text text, cJSON **item) {
+static cJSON *parse_once(bni_text text) {
     const char *end = NULL;
-    *item = cJSON_ParseWithLengthOpts(text.at, text.length, &end, false);
-    if (*item != NULL && end == text.at + text.length) {
+    cJSON *const item = cJSON_ParseWithLengthOpts(text.at, text.length, &end, false);
+    if (item == NULL || end == text.at + text.length) {
+        return item;
+    }
+    cJSON_Delete(item);
+    return NULL;
+}
+
+/* Exactly this text. cJSON does not say whether text or memory was at fault where it fails; but if
+ * memory was, there is none, or there is again. */
+static bn_status parse(bni_text text, cJSON **item) {
+    *item = parse_once(text);
+    if (*item != NULL) {
         return BN_STATUS_OK;
     }
-    void *const memory = *item != NULL ? NULL : malloc(text.length + sizeof **item);
-    const bool lacks = *item == NULL && memory == NULL;
+    void *const memory = malloc(text.length + sizeof **item);
+    if (memory == NULL) {
+        return BN_STATUS_OUT_OF_MEMORY;
+    }
     free(memory);
-    cJSON_Delete(*item);
-    return lacks ? BN_STATUS_OUT_OF_MEMORY : BN_STATUS_BAD_FORMAT;
+    *item = parse_once(text);
+    return *item != NULL ? BN_STATUS_OK : BN_STATUS_BAD_FORMAT;
 }
 
 bn_status bni_json_string(bni_text text, char *string) {

@@ -234,6 +234,76 @@ const library_call calls[CALLS] = {{"bn_layer_forward_batch", make_forward_batch
                                    {"bn_moments_init and free", make_moments},
                                    {"bn_gradients_init and free", make_gradients}};
 
+/* ---- Routines -------------------------------------------------------------------------------- */
+
+static bool calls_succeed(rig *r) {
+    bool good = true;
+    for (size_t k = 0; k < CALLS_ON_BATCHES; k++) {
+        good = calls[k].make(r) == BN_STATUS_OK && good;
+    }
+    return good;
+}
+
+static size_t bytes_of(const trial *t, const float *tensor) {
+    return (tensor == t->y ? t->y_count : t->x_count) * trial_width(t);
+}
+
+static void *copy_of(const trial *t, const float *tensor) {
+    void *const copy = malloc(bytes_of(t, tensor));
+    assert_non_null(copy);
+    return memcpy(copy, trial_at(t, tensor), bytes_of(t, tensor));
+}
+
+routine routine_new(const size_t shape[3], unsigned kind, int num_threads) {
+    routine of = {.r = rig_new(shape, kind, num_threads)};
+    trial *t = &of.r.t;
+    of.before = snapshot_take(&t->layer);
+    assert_true(calls_succeed(&of.r));
+    of.after = snapshot_take(&t->layer);
+    of.y = copy_of(t, t->y);
+    of.dx = copy_of(t, t->dx);
+    return of;
+}
+
+void routine_free(routine *of) {
+    snapshot_free(&of->before);
+    snapshot_free(&of->after);
+    free(of->y);
+    free(of->dx);
+    rig_free(&of->r);
+}
+
+static void empty_moments(bn_moments *moments) {
+    const size_t bytes = moments->num_features * sizeof *moments->mean;
+    moments->count = 0;
+    memset(moments->mean, 0, bytes);
+    memset(moments->m2, 0, bytes);
+}
+
+static bool same(const float *values, const float *want, size_t count) {
+    return values == NULL || memcmp(values, want, count * sizeof *values) == 0;
+}
+
+bool routine_do(routine *of) {
+    trial *t = &of->r.t;
+    const size_t features = t->layer.num_features;
+    float *const *const want = of->after.arrays;
+    if (t->layer.running_mean) {
+        snapshot_restore_running(&of->before, &t->layer);
+    }
+    t->layer.num_batches_tracked = of->before.layer.num_batches_tracked;
+    empty_moments(&of->r.moments);
+    empty_moments(&of->r.other);
+    fill_pattern(trial_at(t, t->y), bytes_of(t, t->y));
+    fill_pattern(trial_at(t, t->dx), bytes_of(t, t->dx));
+    return calls_succeed(&of->r) && memcmp(trial_at(t, t->y), of->y, bytes_of(t, t->y)) == 0 &&
+           memcmp(trial_at(t, t->dx), of->dx, bytes_of(t, t->dx)) == 0 &&
+           same(t->layer.dgamma, want[SNAPSHOT_DGAMMA], features) &&
+           same(t->layer.dbeta, want[SNAPSHOT_DBETA], features) &&
+           same(t->layer.running_mean, want[SNAPSHOT_RUNNING_MEAN], features) &&
+           same(t->layer.running_var, want[SNAPSHOT_RUNNING_VAR], features);
+}
+
 const size_t small_shapes[SMALL_SHAPES][3] = {{7, 43, 1},  {300, 7, 1},  {3, 1030, 1}, {9, 10, 30},
                                               {5, 34, 49}, {3, 34, 684}, {2, 3, 1700}};
 

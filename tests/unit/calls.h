@@ -56,6 +56,21 @@ typedef struct library_call {
 enum { CALLS_ON_BATCHES = 10, CALLS_ON_DATA = 13, CALLS = 21 };
 extern const library_call calls[CALLS]; /* first those that take a batch, then those with data */
 
+/* The calls on batches, which can be made again and again on the same data, and what they give. Of any
+ * kind but ACCUMULATING. */
+typedef struct routine {
+    rig r;
+    snapshot before, after;
+    void *y, *dx; /* after them, as calls find them */
+} routine;
+
+routine routine_new(const size_t shape[3], unsigned kind, int num_threads);
+void routine_free(routine *of);
+
+/* Makes them, and says whether all is bit for bit as it was. In threads and signals' handlers, too:
+ * nothing is asserted or allocated. */
+bool routine_do(routine *of);
+
 /* Shapes that take every way through the library: rows in one group and in several, folded rows,
  * small and large planes. The small ones end with part vectors, the large ones are for several
  * threads. */

@@ -1,7 +1,8 @@
 /*
  * The floating-point environment: no call raises an exception that its data does not, and the
  * caller's environment is that of all threads that work for it, and is what they leave it. And the
- * process: the child of one that has computed with threads computes without.
+ * process: the child of one that has computed with threads computes without, and so does a signal's
+ * handler, whatever it interrupts.
  */
 #define _GNU_SOURCE /* feenableexcept */
 #include "calls.h"
@@ -9,8 +10,10 @@
 #include <fenv.h>
 #include <float.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #if defined(__GLIBC__)
@@ -513,6 +516,52 @@ static void a_forked_child_computes_alone(void **state) {
 #endif
 }
 
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static routine in_handler;
+static volatile sig_atomic_t handled;
+
+/* Once; the handler does it again, so that what it interrupts goes on meanwhile. */
+static void set_alarm(void) {
+    setitimer(ITIMER_REAL, &(struct itimerval){.it_value = {.tv_usec = 100}}, NULL);
+}
+
+static bool handler_fails;
+
+static void compute_in_handler(int signal) {
+    (void)signal;
+    handler_fails = !routine_do(&in_handler) || handler_fails;
+    handled++;
+    set_alarm();
+}
+
+/* Each has layers and data of its own, and both have the bits that they have alone. */
+static void a_handler_computes_amid_any_call(void **state) {
+    (void)state;
+    enum { SIGNALS = 40 };
+    static const unsigned kinds[] = {0, EVERYTHING | WITH_STRIDES, WITH_LEAKY | WITH_WEIGHTS,
+                                     WITH_CLIP | WITH_POSITIONS};
+    struct sigaction action = {.sa_handler = compute_in_handler}, before;
+    assert_int_equal(sigaction(SIGALRM, &action, &before), 0);
+    for (size_t k = 0; k < SMALL_SHAPES; k++) {
+        const size_t next = (k + 1) % SMALL_SHAPES;
+        in_handler = routine_new(small_shapes[k], kinds[k % COUNT_OF(kinds)], 1);
+        routine interrupted = routine_new(large_shapes[k], kinds[next % COUNT_OF(kinds)], 1);
+        bool fails = false;
+        handled = 0;
+        set_alarm();
+        while (handled < SIGNALS) {
+            fails = !routine_do(&interrupted) || fails;
+        }
+        setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+        assert_false(fails);
+        assert_false(handler_fails);
+        routine_free(&interrupted);
+        routine_free(&in_handler);
+    }
+    assert_int_equal(sigaction(SIGALRM, &before, NULL), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ordinary_data_raises_nothing),
@@ -528,6 +577,7 @@ int main(void) {
         cmocka_unit_test(threads_are_left_in_their_own_mode),
         cmocka_unit_test(an_exception_reaches_the_caller),
         cmocka_unit_test(a_forked_child_computes_alone),
+        cmocka_unit_test(a_handler_computes_amid_any_call),
         cmocka_unit_test(all_calls_run_with_traps),
     };
     return cmocka_run_group_tests(tests, litter_heap, NULL);

@@ -14,6 +14,7 @@
 /* ---- The allocator --------------------------------------------------------------------------- */
 
 static size_t allocations; /* so far */
+static size_t frees;       /* of anything but NULL */
 static size_t failing;     /* the one that fails; 0: none */
 
 static bool allocation_fails(void) {
@@ -25,12 +26,14 @@ void *__real_calloc(size_t count, size_t bytes);
 void *__real_realloc(void *memory, size_t bytes);
 void *__real_aligned_alloc(size_t alignment, size_t bytes);
 int __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
+void __real_free(void *memory);
 
 void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
 void *__wrap_realloc(void *memory, size_t bytes);
 void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
 int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
+void __wrap_free(void *memory);
 
 void *__wrap_malloc(size_t bytes) {
     return allocation_fails() ? NULL : __real_malloc(bytes);
@@ -52,10 +55,27 @@ int __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
     return allocation_fails() ? ENOMEM : __real_posix_memalign(memory, alignment, bytes);
 }
 
+void __wrap_free(void *memory) {
+    frees += memory != NULL;
+    __real_free(memory);
+}
+
 /* ---- Allocation ------------------------------------------------------------------------------ */
 
 static bn_status init_layer(void *layer) {
     return bn_layer_init(layer, 100, NULL);
+}
+
+static bn_status init_layer_in_part(void *layer) {
+    static float gamma[100], running_var[100];
+    const bn_memory memory = {.gamma = gamma, .running_var = running_var};
+    return bn_layer_init_with(layer, 100, NULL, &memory);
+}
+
+static bn_status init_layer_that_infers(void *layer) {
+    bn_options options = bn_options_default();
+    options.inference_only = true;
+    return bn_layer_init(layer, 100, &options);
 }
 
 static bn_status init_moments(void *moments) {
@@ -91,6 +111,10 @@ static void init_survives_every_failed_allocation(void **state) {
     bn_layer layer;
     bn_moments moments;
     bn_gradients gradients;
+    check_failures(init_layer_in_part, &layer, sizeof layer);
+    bn_layer_free(&layer);
+    check_failures(init_layer_that_infers, &layer, sizeof layer);
+    bn_layer_free(&layer);
     check_failures(init_layer, &layer, sizeof layer);
     check_failures(init_moments, &moments, sizeof moments);
     check_failures(init_gradients, &gradients, sizeof gradients);
@@ -163,17 +187,27 @@ static void nothing_allocates_after_init(void **state) {
     }
 }
 
-static void init_in_a_block_allocates_nothing(void **state) {
+/* Nor is anything given back: the block is still ours. */
+static void a_layer_in_a_block_has_no_allocator(void **state) {
     (void)state;
-    const size_t bytes = bn_layer_bytes(100, NULL, NULL);
+    enum { D = 100, N = 7 };
+    static float x[N * D], y[N * D];
+    for (size_t k = 0; k < N * D; k++) {
+        x[k] = (float)(k * k % 101);
+    }
+    const size_t bytes = bn_layer_bytes(D, NULL, NULL);
     void *memory = malloc(bytes);
     bn_layer layer;
     assert_non_null(memory);
-    allocations = 0;
-    assert_ok(init_in_block(&layer, 100, NULL, memory, bytes));
+    allocations = frees = 0;
+    assert_ok(init_in_block(&layer, D, NULL, memory, bytes));
+    assert_ok(bn_layer_forward(&layer, N, x, y));
+    assert_ok(bn_layer_backward(&layer, N, x, x, y));
+    assert_ok(bn_layer_infer(&layer, N, x, y));
     bn_layer_free(&layer);
     assert_int_equal(allocations, 0);
-    free(memory); /* it is still ours */
+    assert_int_equal(frees, 0);
+    free(memory);
 }
 
 /* On four arrays of the caller's nothing is asked for, from init on. */
@@ -374,7 +408,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(init_survives_every_failed_allocation),
         cmocka_unit_test(nothing_allocates_after_init),
-        cmocka_unit_test(init_in_a_block_allocates_nothing),
+        cmocka_unit_test(a_layer_in_a_block_has_no_allocator),
         cmocka_unit_test(inference_in_place_allocates_nothing),
         cmocka_unit_test_setup_teardown(no_byte_outside_rows_is_touched, map_buffers,
                                         unmap_buffers),

@@ -1,12 +1,15 @@
 /*
  * Files in the format safetensors: what is saved is what is loaded, other tensors stay, no file harms a
- * layer, no failure harms a file. System calls are ours first, so that they can fail.
+ * layer, no failure harms a file. System calls are ours first, so that they can fail; and so is malloc:
+ * the component is compiled into this program, which is linked with --wrap.
  */
 #define _GNU_SOURCE /* RTLD_NEXT */
 #include "support.h"
 
 #include <batchnorm/bn_safetensors.h>
 
+#include <cjson/cJSON.h>
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,11 +17,14 @@
 #include <locale.h>
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,13 +32,31 @@
 
 static atomic_size_t system_calls; /* so far */
 static size_t failing;             /* the one that fails; 0: none */
+static size_t dying;               /* the one before which the process ends; 0: none */
+static bool hesitating;            /* reads and writes are interrupted, or do half */
+static atomic_int draft = -1;      /* what is written to */
 
 static bool call_fails(void) {
-    if (++system_calls != failing) {
+    const size_t call = ++system_calls;
+    if (call == dying) {
+        _exit(0);
+    }
+    if (call != failing) {
         return false;
     }
     errno = EIO;
     return true;
+}
+
+/* Every other time; of the others each does half. */
+static bool interrupted(size_t *bytes) {
+    static bool before;
+    if (hesitating) {
+        before = !before;
+        errno = EINTR;
+        *bytes = (*bytes + 1) / 2;
+    }
+    return hesitating && before;
 }
 
 /* Writes the next definition's address, which is no object's for C, into a pointer to a function. */
@@ -62,7 +86,77 @@ int fchmod(int fd, mode_t mode) {
 ssize_t write(int fd, const void *from, size_t bytes) {
     ssize_t (*next)(int, const void *, size_t);
     find_next("write", &next);
-    return call_fails() ? -1 : next(fd, from, bytes);
+    draft = fd;
+    if (system_calls + 1 == dying) { /* in the middle of it */
+        (void)!next(fd, from, bytes / 2);
+    }
+    return call_fails() || interrupted(&bytes) ? -1 : next(fd, from, bytes);
+}
+
+/* It may have another name for files as large as these may be. */
+ssize_t pread(int fd, void *into, size_t bytes, off_t at) {
+    ssize_t (*next)(int, void *, size_t, off_t);
+    find_next(sizeof(off_t) > sizeof(long) ? "pread64" : "pread", &next);
+    return interrupted(&bytes) ? -1 : next(fd, into, bytes, at);
+}
+
+/* Of what was written, which some file systems only then say that they could not keep. */
+int close(int fd) {
+    int (*next)(int);
+    find_next("close", &next);
+    const bool written = fd == draft;
+    draft = written ? -1 : draft;
+    const int closed = next(fd);
+    return written && call_fails() ? -1 : closed;
+}
+
+/* ---- Memory that is short -------------------------------------------------------------------- */
+
+static atomic_size_t allocations; /* so far */
+static atomic_long kept;          /* those that were not given back */
+static size_t starving;           /* the one that fails; 0: none */
+static bool starved;              /* and all behind it */
+
+void *__real_malloc(size_t bytes);
+void *__real_realloc(void *memory, size_t bytes);
+void __real_free(void *memory);
+char *__real_realpath(const char *of, char *into);
+
+void *__wrap_malloc(size_t bytes);
+void *__wrap_realloc(void *memory, size_t bytes);
+void __wrap_free(void *memory);
+char *__wrap_realpath(const char *of, char *into);
+
+static bool allocation_fails(void) {
+    const size_t allocation = ++allocations;
+    return starving != 0 && (allocation == starving || (starved && allocation > starving));
+}
+
+void *__wrap_malloc(size_t bytes) {
+    void *const memory = allocation_fails() ? NULL : __real_malloc(bytes);
+    kept += memory != NULL;
+    return memory;
+}
+
+void *__wrap_realloc(void *memory, size_t bytes) {
+    void *const moved = allocation_fails() ? NULL : __real_realloc(memory, bytes);
+    kept += memory == NULL && moved != NULL;
+    return moved;
+}
+
+void __wrap_free(void *memory) {
+    kept -= memory != NULL;
+    __real_free(memory);
+}
+
+char *__wrap_realpath(const char *of, char *into) {
+    if (allocation_fails()) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    char *const path_of = __real_realpath(of, into);
+    kept += path_of != NULL;
+    return path_of;
 }
 
 /* ---- Files ----------------------------------------------------------------------------------- */
@@ -76,6 +170,7 @@ static int set_up(void **state) {
     assert_non_null(mkdtemp(directory));
     snprintf(path, sizeof path, "%s/model.safetensors", directory);
     snprintf(other_path, sizeof other_path, "%s/other", directory);
+    cJSON_InitHooks(&(cJSON_Hooks){malloc, free}); /* which are ours, unlike those of its own */
     return 0;
 }
 
@@ -912,14 +1007,17 @@ static void large_headers_are_fast(void **state) {
 
 /* ---- Failures -------------------------------------------------------------------------------- */
 
-/* Lets the first call of the system's that may fail do so, then the second, until there is none left. */
+/* The calls of the system's that saving makes over a file, and may fail: mode, header, tensors; sync,
+ * close, rename, sync. */
+enum { STEPS = 1 + 1 + 5 + 4 };
+
+/* Lets the first of them fail, then the second, until there is none left. */
 static void a_failure_leaves_the_file(void **state) {
     (void)state;
     static content c;
     bn_layer layer, other = new_layer(2, NULL, 4);
     make_good(&c, &layer);
     bn_status status = BN_STATUS_IO;
-    enum { STEPS = 1 + 1 + 5 + 3 }; /* mode, header, tensors; sync, rename, sync */
     size_t failures = 0;
     for (size_t k = 1; status != BN_STATUS_OK; k++) {
         put(&c);
@@ -938,6 +1036,247 @@ static void a_failure_leaves_the_file(void **state) {
     }
     assert_same_layer(&layer, &other);
     assert_int_equal(failures, STEPS);
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
+/* How many files of the kind that a crash leaves are in the folder; then they are gone. */
+static size_t remove_drafts(void) {
+    size_t drafts = 0;
+    DIR *const folder = opendir(directory);
+    assert_non_null(folder);
+    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        if (strncmp(entry->d_name, ".batchnorm-", 11) == 0) {
+            assert_int_equal(unlinkat(dirfd(folder), entry->d_name, 0), 0);
+            drafts++;
+        }
+    }
+    closedir(folder);
+    return drafts;
+}
+
+/* Says whether a process that saves ended before its call number k; that it failed ends the test. */
+static bool dies_at(size_t k, const bn_layer *layer) {
+    enum { DONE = 1, BROKEN };
+    int status;
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        system_calls = 0;
+        dying = k;
+        _exit(bn_layer_save_safetensors(layer, path, "a") == BN_STATUS_OK ? DONE : BROKEN);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) != BROKEN);
+    return WEXITSTATUS(status) != DONE;
+}
+
+/* Over a file and where there was none: the old one or the new one is there, and whoever saves next is
+ * not in the way of what was left. */
+static void a_crash_leaves_the_old_or_the_new_file(void **state) {
+    (void)state;
+    static content c;
+    bn_layer layer, other = new_layer(2, NULL, 4);
+    make_good(&c, &layer);
+    for (size_t steps = STEPS; steps >= STEPS - 1; steps--) { /* a new file's mode is not set */
+        const bool over = steps == STEPS;
+        size_t k = 1;
+        for (bool died = true; died; k++) {
+            no_files(NULL);
+            if (over) {
+                put(&c);
+            }
+            died = dies_at(k, &other);
+            if (k >= steps) { /* renamed */
+                assert_ok(bn_layer_load_safetensors(&layer, path, "a"));
+                assert_same_layer(&layer, &other);
+            } else if (over) {
+                assert_file_is(&c);
+            } else {
+                assert_int_equal(access(path, F_OK), -1);
+            }
+        }
+        assert_int_equal(k - 2, steps);
+        assert_ok(bn_layer_save_safetensors(&layer, path, "a"));
+        assert_int_equal(remove_drafts(), steps - 1);
+    }
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
+/* One that had this process's number. */
+static void what_a_crash_left_stays(void **state) {
+    (void)state;
+    char left[160];
+    struct stat about;
+    bn_layer layer = new_layer(D, NULL, 1);
+    snprintf(left, sizeof left, "%s/.batchnorm-%ld-0.tmp", directory, (long)getpid());
+    assert_int_equal(symlink(other_path, left), 0); /* nor is it followed */
+    assert_ok(bn_layer_save_safetensors(&layer, path, "a"));
+    assert_ok(bn_layer_load_safetensors(&layer, path, "a"));
+    assert_int_equal(lstat(left, &about), 0);
+    assert_int_equal(access(other_path, F_OK), -1);
+    assert_int_equal(remove_drafts(), 1);
+    bn_layer_free(&layer);
+}
+
+/* Behind so many bytes of a file there is no room. */
+static bn_status save_into(rlim_t room, const bn_layer *layer) {
+    struct rlimit before, limit;
+    void (*const action)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = room;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    const bn_status status = bn_layer_save_safetensors(layer, path, "a");
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, action);
+    return status;
+}
+
+static void a_full_disk_leaves_the_file(void **state) {
+    (void)state;
+    static content c;
+    bn_layer layer, other = new_layer(2, NULL, 4);
+    make_good(&c, &layer);
+    for (rlim_t room = 0; room <= c.count; room++) {
+        const bool enough = room == c.count;
+        assert_status(save_into(room, &other), enough ? BN_STATUS_OK : BN_STATUS_IO);
+        if (!enough) {
+            assert_file_is(&c);
+            assert_int_equal(remove_drafts(), 0);
+        }
+    }
+    assert_ok(bn_layer_load_safetensors(&layer, path, "a"));
+    assert_same_layer(&layer, &other);
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
+/* For whoever is not root, whom nothing is denied. */
+static void what_is_not_permitted_leaves_everything(void **state) {
+    (void)state;
+    enum { NOBODY = 65534 };
+    static const mode_t modes[] = {0, 0444};
+    static content c;
+    bn_layer layer, other = new_layer(2, NULL, 4);
+    make_good(&c, &layer);
+    const uid_t user = geteuid();
+    for (size_t k = 0; k < COUNT_OF(modes); k++) {
+        assert_int_equal(chmod(path, modes[k]), 0);
+        assert_int_equal(chmod(directory, 0555), 0);
+        snapshot before = snapshot_take(&other);
+        assert_int_equal(user == 0 ? seteuid(NOBODY) : 0, 0);
+        const bn_status over = bn_layer_save_safetensors(&other, path, "a");
+        const bn_status beside = bn_layer_save_safetensors(&other, other_path, "a");
+        const bn_status load = bn_layer_load_safetensors(&other, path, "a");
+        assert_int_equal(user == 0 ? seteuid(0) : 0, 0);
+        assert_int_equal(chmod(directory, 0700), 0);
+        assert_int_equal(chmod(path, 0600), 0);
+        assert_status(over, BN_STATUS_IO);
+        assert_status(beside, BN_STATUS_IO);
+        assert_status(load, modes[k] == 0 ? BN_STATUS_IO : BN_STATUS_OK);
+        if (load != BN_STATUS_OK) {
+            snapshot_check(&before, &other);
+        }
+        snapshot_free(&before);
+        assert_file_is(&c);
+        assert_int_equal(access(other_path, F_OK), -1);
+    }
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
+static void calls_that_are_interrupted_go_on(void **state) {
+    (void)state;
+    static content c;
+    bn_layer layer, other = new_layer(2, NULL, 3);
+    make_good(&c, &layer);
+    no_files(NULL);
+    hesitating = true;
+    const bn_status saved = bn_layer_save_safetensors(&layer, path, "a");
+    const bn_status loaded = bn_layer_load_safetensors(&other, path, "a");
+    const bn_status again = bn_layer_save_safetensors(&layer, path, "a");
+    hesitating = false;
+    assert_ok(saved);
+    assert_ok(loaded);
+    assert_ok(again);
+    assert_file_is(&c);
+    assert_same_layer(&other, &layer);
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
+static size_t open_files(void) {
+    size_t files = 0;
+    DIR *const folder = opendir("/dev/fd");
+    assert_non_null(folder);
+    while (readdir(folder) != NULL) {
+        files++;
+    }
+    closedir(folder);
+    return files;
+}
+
+/* A call with its allocation number k, or all from there on, failing: it is out of memory, or does
+ * without. Says whether there is such an allocation. */
+static bool starves(size_t k, bool for_good, bn_layer *layer,
+                    bn_status (*call)(bn_layer *, const char *, const char *), bn_status *status) {
+    const long memory = kept;
+    const size_t files = open_files();
+    allocations = 0;
+    starving = k;
+    starved = for_good;
+    *status = call(layer, path, "a");
+    starving = 0;
+    assert_int_equal(kept, memory);
+    assert_int_equal(open_files(), files);
+    const bool failed = allocations >= k;
+    if (*status != BN_STATUS_OK || (failed && for_good)) {
+        assert_status(*status, BN_STATUS_OUT_OF_MEMORY);
+    }
+    return failed;
+}
+
+static bn_status save_layer(bn_layer *layer, const char *to, const char *name) {
+    return bn_layer_save_safetensors(layer, to, name);
+}
+
+/* The file has tensors and metadata of others, whose names are taken from JSON. */
+static void short_memory_leaves_layer_and_file(void **state) {
+    (void)state;
+    static content c;
+    bn_layer layer = new_layer(D, NULL, 9), other = new_layer(D, NULL, 10);
+    begin(&c, others, sizeof others - 1);
+    append_bytes(&c, others_data, sizeof others_data - 1);
+    put(&c);
+    assert_ok(bn_layer_save_safetensors(&layer, path, "a"));
+    get(&c);
+    for (int for_good = 0; for_good < 2; for_good++) {
+        bn_status status;
+        size_t k = 1;
+        for (; starves(k, for_good, &other, save_layer, &status); k++) {
+            if (status != BN_STATUS_OK) {
+                assert_file_is(&c);
+            }
+            put(&c);
+        }
+        assert_true(k > 10);
+        put(&c);
+        fill(&other, 10);
+        snapshot before = snapshot_take(&other);
+        for (k = 1; starves(k, for_good, &other, bn_layer_load_safetensors, &status); k++) {
+            if (status != BN_STATUS_OK) {
+                snapshot_check(&before, &other);
+            } else {
+                assert_same_layer(&other, &layer);
+                fill(&other, 10);
+            }
+        }
+        assert_true(k > 10);
+        assert_same_layer(&other, &layer);
+        snapshot_free(&before);
+    }
     bn_layer_free(&layer);
     bn_layer_free(&other);
 }
@@ -1005,6 +1344,12 @@ int main(void) {
         TEST(any_bit_may_be_another),
         TEST(large_headers_are_fast),
         TEST(a_failure_leaves_the_file),
+        TEST(a_crash_leaves_the_old_or_the_new_file),
+        TEST(what_a_crash_left_stays),
+        TEST(a_full_disk_leaves_the_file),
+        TEST(what_is_not_permitted_leaves_everything),
+        TEST(calls_that_are_interrupted_go_on),
+        TEST(short_memory_leaves_layer_and_file),
         TEST(the_last_one_wins),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
