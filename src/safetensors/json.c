@@ -188,13 +188,13 @@ static cJSON *parse_once(bni_text text) {
 }
 
 /* Exactly this text. cJSON does not say whether text or memory was at fault where it fails; but if
- * memory was, there is none, or there is again. */
+ * memory was, there is none, or there is again. (Volatile: Clang takes what nobody reads as granted.) */
 static bn_status parse(bni_text text, cJSON **item) {
     *item = parse_once(text);
     if (*item != NULL) {
         return BN_STATUS_OK;
     }
-    void *const memory = malloc(text.length + sizeof **item);
+    void *volatile memory = malloc(text.length + sizeof **item);
     if (memory == NULL) {
         return BN_STATUS_OUT_OF_MEMORY;
     }
