@@ -135,8 +135,10 @@ static bni_sheet first_half(const bni_sheet *sheet) {
 static void pivot_of_first(block_sums *sums, const bni_sheet *sheet) {
     const bni_sheet half = first_half(sheet);
     gather(sums->kernels, sums->cut, sheet, 0, sums->features, sums->pivot);
-    add_sheet(sums, &half, begin_sums(sums));
-    move_pivot(sums);
+    if (!sheet->form.few) {
+        add_sheet(sums, &half, begin_sums(sums));
+        move_pivot(sums);
+    }
 }
 
 /* The values at the first row, or column of planes, that weighs more than the greatest before. */
@@ -176,6 +178,9 @@ static void pivot_of_weighted(block_sums *sums, block b, const bni_sums *before)
             gather_heavier(sums, &b.sheet, &greatest);
         } while (next_in_block(&b));
         b = begin;
+        if (b.sheet.form.few) {
+            return;
+        }
         const float *column_pivot = begin_sums(sums);
         do {
             add_sheet(sums, &b.sheet, column_pivot);

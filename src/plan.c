@@ -264,6 +264,7 @@ static inline void begin_sheet(const bni_walk *walk, size_t x, size_t y, bni_she
     sheet->form.weight = NULL;
     sheet->form.weight_step = 0;
     sheet->form.position = NULL;
+    sheet->form.few = walk->cut->shape->few;
     sheet->hints.x_ahead = walk->hints.x_ahead;
     sheet->hints.dy_ahead = walk->hints.dy_ahead;
     sheet->hints.past_l2 = walk->hints.past_l2;

@@ -33,6 +33,7 @@ typedef struct bni_shape {
         *position;   /* [n][spatial], a second factor, where there is the first; NULL: all 1 */
     double elements; /* of x */
     double values;   /* W: the sum of the weights of all positions */
+    bool few;        /* so few values, or so little weight, that sums in runs would not do */
 } bni_shape;
 
 /* Whether both strides must be good, or x's alone (bn_moments_add). */

@@ -62,6 +62,7 @@ typedef struct bni_form {
     size_t weight_step;
     const float *position; /* a second factor, where there is the first: of rows position[r], of a
                               plane's column position[c]; NULL: all 1 */
+    bool few; /* a feature has so few values that its moments are formed in double throughout */
 } bni_form;
 
 /* How many rows, or lines of a cache line's length, there are to sum up a column's elements. */
@@ -180,8 +181,8 @@ static inline bool bni_rebuilds(bni_activation act) {
 
 typedef struct bni_data_kernels {
     /* s1[c] += sum of w * (x - pivot[c]), s2[c] += sum of w * (x - pivot[c])^2: in float over the
-     * runs of a sheet, each of which is then added in double. What has weight 0 adds nothing,
-     * whatever its x is. */
+     * runs of a sheet, each of which is then added in double; of few values in double each. What has
+     * weight 0 adds nothing, whatever its x is. */
     void (*moments)(const bni_sheet *sheet, const float *pivot, double *s1, double *s2);
 
     /* The sum of the weights of a plane's columns, which have their own, in double. */

@@ -16,6 +16,8 @@
  * A run is two quads: three additions one behind the other in each, and one of both. With the rounding
  * of a deviation, twice in its square, and of the product, a run's sum of squares errs by at most
  * 2 + 1 + 4 units of itself, and invstd, its root, by 3.5. Weights make it one unit more, 4 in all.
+ * Where there are many runs, that is far from what happens. Where a feature has few values it is not,
+ * and y would be off by more than 4 units: moments are in double throughout there.
  */
 #include "kernels/data.h"
 
@@ -126,12 +128,12 @@ BNI_INLINE vf load_coef(const float *of, size_t lanes, const bool plane) {
 }
 
 /* Adds to a sum a column. */
-BNI_INLINE void add_sum(double *to, size_t lanes, vf sum) {
+BNI_INLINE void add_sum(double *to, size_t lanes, vd sum) {
     if (lanes == BNI_LANES) {
-        vd_store(to, vd_add(vd_load(to), vd_from(sum)));
+        vd_store(to, vd_add(vd_load(to), sum));
     } else {
         double lane[BNI_LANES];
-        vd_store(lane, vd_from(sum));
+        vd_store(lane, sum);
         for (size_t l = 0; l < lanes; l++) {
             to[l] += lane[l];
         }
@@ -348,6 +350,7 @@ typedef struct terms {
     bni_type type;
     bool moments, weighted, columns;
     bool plain; /* no weights, and the rest is known: whole runs are unrolled */
+    bool few;   /* moments, all in double */
     bni_activation act;
 } terms;
 
@@ -355,6 +358,10 @@ typedef struct terms {
 typedef struct line_sums {
     vf one[BNI_SUMS_TILE], two[BNI_SUMS_TILE];
 } line_sums;
+
+typedef struct line_doubles {
+    vd one[BNI_SUMS_TILE], two[BNI_SUMS_TILE];
+} line_doubles;
 
 typedef struct line_coef {
     vf center[BNI_SUMS_TILE], scale[BNI_SUMS_TILE], shift[BNI_SUMS_TILE];
@@ -474,10 +481,42 @@ BNI_INLINE void part_run(const bni_sheet *sheet, lines at, size_t count, const s
     add_lines(run, &quad, vectors);
 }
 
+/* A line of moments, in double. */
+BNI_INLINE void add_few(const bni_sheet *sheet, lines at, const size_t vectors, size_t columns,
+                        const line_coef *coef, const terms of, line_doubles *to) {
+    const float row_weight = of.weighted ? bni_weight(&sheet->form, at.row) : 1.0f;
+    if (row_weight == 0.0f) { /* x may be no number */
+        return;
+    }
+    BNI_EACH_VECTOR(v) {
+        const size_t lanes = lanes_of(columns, v);
+        const vf center = coef->center[v];
+        vf x = load(bni_at(sheet->at.x, at.x + v * BNI_LANES, of.type), lanes, center, of.type);
+        vf weight = vf_set1(row_weight);
+        if (of.columns) {
+            weight = column_weights(&sheet->form, at.row, v, lanes);
+            x = vf_where_zero(weight, center, x);
+        }
+        const vd d = vd_sub(vd_from(x), vd_from(center));
+        const vd value = of.weighted ? vd_mul(vd_from(weight), d) : d;
+        to->one[v] = vd_add(to->one[v], value);
+        to->two[v] = vd_add(to->two[v], vd_mul(value, d));
+    }
+}
+
 /* At most a run, in the way that is known for it. */
 BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const size_t vectors,
                          size_t columns, size_t last, const line_coef *coef, const terms of,
-                         line_sums *run) {
+                         line_doubles *sums) {
+    line_sums run;
+    if (of.few) {
+        BNI_EACH_VECTOR(v) sums->one[v] = sums->two[v] = vd_from(vf_set1(0.0f));
+        BNI_ROLLED for (size_t r = 0; r < count; r++) {
+            add_few(sheet, lines_below(at, r), vectors, r + 1 < count ? columns : last, coef, of,
+                    sums);
+        }
+        return;
+    }
     fetch_lines(bni_at(sheet->at.x, at.x, of.type), at.x_step, count, sheet->hints.x_ahead,
                 sheet->hints.past_l2, of.type);
     if (!of.moments) {
@@ -485,9 +524,13 @@ BNI_INLINE void run_sums(const bni_sheet *sheet, lines at, size_t count, const s
                     sheet->hints.past_l2, of.type);
     }
     if (of.plain && vectors >= LINE && count == BNI_RUN && last == vectors * BNI_LANES) {
-        whole_run(sheet, at, vectors, coef, of, run);
+        whole_run(sheet, at, vectors, coef, of, &run);
     } else {
-        part_run(sheet, at, count, vectors, columns, last, coef, of, run);
+        part_run(sheet, at, count, vectors, columns, last, coef, of, &run);
+    }
+    BNI_EACH_VECTOR(v) {
+        sums->one[v] = vd_from(run.one[v]);
+        sums->two[v] = vd_from(run.two[v]);
     }
 }
 
@@ -499,7 +542,7 @@ BNI_INLINE void sums_tile(const bni_sheet *sheet, band run_rows, size_t c, const
                       form->x_stride, form->y_stride, run_rows.begin};
     const size_t columns = vectors == 1 ? lanes : vectors * BNI_LANES;
     const line_coef line = load_line(coef, c, vectors, lanes, false, of);
-    line_sums run;
+    line_doubles run;
     run_sums(sheet, at, run_rows.end - run_rows.begin, vectors, columns, columns, &line, of, &run);
     BNI_EACH_VECTOR(v) {
         add_sum(s1 + c + v * BNI_LANES, lanes, run.one[v]);
@@ -523,29 +566,20 @@ BNI_INLINE void sums_of_rows(const bni_sheet *sheet, const bni_coef *coef, doubl
     }
 }
 
-/* The doubles of a line's columns. */
-typedef struct line_doubles {
-    vd of[LINE];
-} line_doubles;
-
 BNI_INLINE line_doubles no_doubles(void) {
     line_doubles none;
-    BNI_UNROLL for (size_t v = 0; v < LINE; v++) none.of[v] = vd_from(vf_set1(0.0f));
+    BNI_UNROLL for (size_t v = 0; v < LINE; v++) none.one[v] = none.two[v] = vd_from(vf_set1(0.0f));
     return none;
 }
 
-BNI_INLINE void add_run(line_doubles *to, const vf run[BNI_SUMS_TILE]) {
-    BNI_UNROLL for (size_t v = 0; v < LINE; v++) to->of[v] = vd_add(to->of[v], vd_from(run[v]));
-}
-
-/* All of them, half to half. */
-BNI_INLINE double add_columns(line_doubles line) {
+/* All columns of a line, half to half. */
+BNI_INLINE double add_columns(vd line[BNI_SUMS_TILE]) {
     BNI_UNROLL for (size_t half = LINE / 2; half > 0; half /= 2) {
         for (size_t v = 0; v < half; v++) {
-            line.of[v] = vd_add(line.of[v], line.of[v + half]);
+            line[v] = vd_add(line[v], line[v + half]);
         }
     }
-    return vd_total(line.of[0]);
+    return vd_total(line[0]);
 }
 
 /* Runs of a plane's lines, of which the last may be short. */
@@ -555,18 +589,20 @@ BNI_INLINE void sums_of_planes(const bni_sheet *sheet, const bni_coef *coef, dou
     const size_t left = sheet->form.cols - (count - 1) * BNI_PAD;
     for (size_t p = 0; p < sheet->form.planes; p++) {
         const line_coef line = load_line(coef, p, LINE, BNI_LANES, true, of);
-        line_doubles one = no_doubles(), two = no_doubles();
+        line_doubles sums = no_doubles();
         for (size_t i = 0; i < count; i += BNI_RUN) {
             const size_t first = p * sheet->form.plane_stride + i * BNI_PAD;
             const lines at = {first, first, BNI_PAD, BNI_PAD, i};
-            line_sums run;
+            line_doubles run;
             run_sums(sheet, at, least(count - i, BNI_RUN), LINE, BNI_PAD,
                      count - i > BNI_RUN ? BNI_PAD : left, &line, of, &run);
-            add_run(&one, run.one);
-            add_run(&two, run.two);
+            BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
+                sums.one[v] = vd_add(sums.one[v], run.one[v]);
+                sums.two[v] = vd_add(sums.two[v], run.two[v]);
+            }
         }
-        s1[p] += add_columns(one);
-        s2[p] += add_columns(two);
+        s1[p] += add_columns(sums.one);
+        s2[p] += add_columns(sums.two);
     }
 }
 
@@ -577,8 +613,8 @@ BNI_INLINE void sums_of(const bni_sheet *sheet, const bni_coef *coef, double *s1
     const bni_coef values = *coef;
     if (own.form.plane_stride != 0) {
         const bool columns = of.weighted && own.form.position != NULL;
-        sums_of_planes(&own, &values, s1, s2,
-                       (terms){of.type, of.moments, of.weighted, columns, of.plain, of.act});
+        const terms planes = {of.type, of.moments, of.weighted, columns, of.plain, of.few, of.act};
+        sums_of_planes(&own, &values, s1, s2, planes);
     } else {
         sums_of_rows(&own, &values, s1, s2, of);
     }
@@ -589,7 +625,10 @@ BNI_INLINE void moments(const bni_sheet *sheet, const float *pivot, double *s1, 
     const bni_coef coef = {.center = pivot};
     bni_check_sheet(sheet, BNI_PANEL);
     const bool weighted = sheet->form.weight != NULL;
-    if (BNI_VARIANTS && !weighted) {
+    if (sheet->form.few) {
+        sums_of(sheet, &coef, s1, s2,
+                (terms){type, .moments = true, .weighted = weighted, .few = true});
+    } else if (BNI_VARIANTS && !weighted) {
         sums_of(sheet, &coef, s1, s2, (terms){type, .moments = true, .plain = true});
     } else {
         sums_of(sheet, &coef, s1, s2, (terms){type, .moments = true, .weighted = weighted});
@@ -603,9 +642,11 @@ static double weigh(const bni_form *form) {
         BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
             line[v] = column_weights(form, i, v, lanes_of(form->cols - i * BNI_PAD, v));
         }
-        add_run(&sum, line);
+        BNI_UNROLL for (size_t v = 0; v < LINE; v++) {
+            sum.one[v] = vd_add(sum.one[v], vd_from(line[v]));
+        }
     }
-    return add_columns(sum);
+    return add_columns(sum.one);
 }
 
 BNI_INLINE void grad_sums(const bni_sheet *sheet, const bni_coef *coef, bni_activation act,

@@ -238,6 +238,14 @@ static inline vd vd_add(vd a, vd b) {
     return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
 }
 
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+}
+
 static inline double vd_total(vd a) {
     const __m256d four = _mm256_add_pd(a.low, a.high);
     const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));

@@ -202,6 +202,14 @@ static inline vd vd_add(vd a, vd b) {
     return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
 }
 
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)};
+}
+
 static inline double vd_total(vd a) {
     const __m512d eight = _mm512_add_pd(a.low, a.high);
     const __m256d four =

@@ -249,14 +249,18 @@ static inline vd vd_from(vf a) {
     return v;
 }
 
-static inline vd vd_add(vd a, vd b) {
-    doubles x, y;
-    memcpy(&x, &a, sizeof x);
-    memcpy(&y, &b, sizeof y);
-    x += y;
-    memcpy(&a, &x, sizeof a);
-    return a;
-}
+#define BNI_VD_FUNCTION(name, operation)                                                           \
+    static inline vd name(vd a, vd b) {                                                            \
+        doubles x, y;                                                                              \
+        memcpy(&x, &a, sizeof x);                                                                  \
+        memcpy(&y, &b, sizeof y);                                                                  \
+        x = x operation y;                                                                         \
+        memcpy(&a, &x, sizeof a);                                                                  \
+        return a;                                                                                  \
+    }
+BNI_VD_FUNCTION(vd_add, +)
+BNI_VD_FUNCTION(vd_sub, -)
+BNI_VD_FUNCTION(vd_mul, *)
 
 /* The sum of all lanes, half to half. */
 static inline double vd_total(vd a) {

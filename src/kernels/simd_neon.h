@@ -211,6 +211,14 @@ static inline vd vd_add(vd a, vd b) {
     return (vd){vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
 }
 
+static inline vd vd_sub(vd a, vd b) {
+    return (vd){vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)};
+}
+
+static inline vd vd_mul(vd a, vd b) {
+    return (vd){vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)};
+}
+
 static inline double vd_total(vd a) {
     return vaddvq_f64(vaddq_f64(a.low, a.high));
 }

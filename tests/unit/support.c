@@ -447,8 +447,8 @@ static double gamma_of(const trial *t, size_t d) {
 
 /* y, measured feature by feature by the largest |gamma * xhat| + |beta| + |residual|. The largest
  * |y| alone would not do here: of few values all may be small where the terms cancel, or ReLU may
- * have cut off all but a small one. Each term has at most two roundings, each sum one and a slope one,
- * so that REF_LIMIT holds whatever the data. */
+ * have cut off all but a small one. Each term has at most two roundings, each sum one and a slope one;
+ * invstd's own error comes on top, which data_template.h bounds. */
 static double error_of_y(const trial *t, const ref_result *want) {
     double *scale = ref_doubles(want->num_features);
     for (size_t i = 0; i < want->n; i++) {
