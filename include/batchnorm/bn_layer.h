@@ -58,6 +58,8 @@
  *   FE_INVALID, FE_DIVBYZERO or FE_OVERFLOW where its data does not: a NaN that is quiet stays so.
  * - Bits. For one instruction set, results do not depend on the number of threads, on the alignment
  *   of buffers, or on what ran before; but where two NaNs meet, which of them it is that remains.
+ *   32-bit x86 needs -msse2 -mfpmath=sse for that, and for what is said of exceptions and of half
+ *   types: x87 registers hold more digits than a float or a double.
  */
 #ifndef BATCHNORM_BN_LAYER_H
 #define BATCHNORM_BN_LAYER_H

@@ -23,6 +23,11 @@
 #define BNI_VARIANTS  0
 #define BNI_FUSED     0
 
+/* On x86 without SSE it says that such are passed in another way with it. Here they stay in one file. */
+#if defined(__i386__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vf_bits __attribute__((vector_size(16)));
 

@@ -2,7 +2,7 @@
  * The library's side of the exchange with Python:
  *   exchange save FILE NAME        saves a layer of three features
  *   exchange infer FILE NAME D N   loads a layer of D features and infers N samples, floats from the
- *                                  standard input to the standard output
+ *                                  standard input to the standard output, as little-endian bytes
  */
 #include <batchnorm/bn_safetensors.h>
 
@@ -29,6 +29,18 @@ static bn_status save(const char *path, const char *name) {
     return status;
 }
 
+/* From this machine's order of bytes to the other side's, or back. */
+static void turn(float *x, size_t count) {
+    for (size_t k = 0; k < count; k++) {
+        uint32_t bits, turned = 0;
+        memcpy(&bits, &x[k], sizeof bits);
+        for (size_t byte = 0; byte < sizeof bits; byte++) {
+            ((unsigned char *)&turned)[byte] = (unsigned char)(bits >> (8 * byte));
+        }
+        memcpy(&x[k], &turned, sizeof turned);
+    }
+}
+
 static bn_status infer(const char *path, const char *name, size_t features, size_t n) {
     bn_options options = bn_options_default();
     options.inference_only = true;
@@ -41,7 +53,9 @@ static bn_status infer(const char *path, const char *name, size_t features, size
         status = bn_layer_load_safetensors(&layer, path, name);
     }
     if (status == BN_STATUS_OK) {
+        turn(x, n * features);
         status = bn_layer_infer(&layer, n, x, x);
+        turn(x, n * features);
     }
     if (status == BN_STATUS_OK && fwrite(x, sizeof *x * features, n, stdout) != n) {
         status = BN_STATUS_IO;

@@ -1,4 +1,4 @@
-"""exchange.py numpy|torch|safetensors PROGRAM: layers to and from Python, by files.
+"""exchange.py numpy|torch|safetensors PROGRAM...: layers to and from Python, by files.
 
 Exits with 77 where what it needs is not installed.
 """
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-WITH, PROGRAM = sys.argv[1:3]
+WITH, *PROGRAM = sys.argv[1:]
 try:
     import numpy
 
@@ -24,7 +24,7 @@ D, N = 37, 500
 
 
 def run(*arguments, given=b""):
-    return subprocess.run([PROGRAM, *map(str, arguments)], input=given, stdout=subprocess.PIPE, check=True).stdout
+    return subprocess.run([*PROGRAM, *map(str, arguments)], input=given, stdout=subprocess.PIPE, check=True).stdout
 
 
 def check_saved(path, load):

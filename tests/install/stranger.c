@@ -61,7 +61,6 @@ int main(void) {
     char header_version[64];
     snprintf(header_version, sizeof header_version, "%d.%d.%d", BN_VERSION_MAJOR, BN_VERSION_MINOR,
              BN_VERSION_PATCH);
-    printf("batchnorm %s\n", bn_version());
     EXPECT(strcmp(bn_version(), header_version) == 0);
     EXPECT(strcmp(bn_version(), PACKAGE_VERSION) == 0); /* given by whoever found the package */
 
@@ -73,6 +72,7 @@ int main(void) {
         fprintf(stderr, "%s\n", bn_status_string(bn_layer_init(&layer, 1, &options)));
         return 1;
     }
+    printf("batchnorm %s, %s\n", bn_version(), bn_layer_isa(&layer));
     use(&layer);
     bn_layer_free(&layer);
     return failures > 0;

@@ -10,18 +10,29 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-/* FNV-1a, by floats. */
-static uint64_t digest(uint64_t hash, const void *values, size_t bytes) {
-    const unsigned char *at = values;
-    for (size_t k = 0; values != NULL && k < bytes; k++) {
-        hash = (hash ^ at[k]) * UINT64_C(0x100000001B3);
+/* FNV-1a, by numbers: the same for either order of their bytes. */
+static uint64_t digest(uint64_t hash, uint32_t number) {
+    return (hash ^ number) * UINT64_C(0x100000001B3);
+}
+
+static uint64_t digest_floats(uint64_t hash, const float *values, size_t count) {
+    for (size_t k = 0; values != NULL && k < count; k++) {
+        uint32_t bits;
+        memcpy(&bits, &values[k], sizeof bits);
+        hash = digest(hash, bits);
     }
     return hash;
 }
 
-static uint64_t digest_floats(uint64_t hash, const float *values, size_t count) {
-    return digest(hash, values, count * sizeof *values);
+static uint64_t digest_doubles(uint64_t hash, const double *values, size_t count) {
+    for (size_t k = 0; k < count; k++) {
+        uint64_t bits;
+        memcpy(&bits, &values[k], sizeof bits);
+        hash = digest(digest(hash, (uint32_t)bits), (uint32_t)(bits >> 32));
+    }
+    return hash;
 }
 
 static uint64_t digest_layer(uint64_t hash, const bn_layer *layer) {
@@ -47,16 +58,16 @@ static void print_case(const size_t shape[3], unsigned kind, int num_threads) {
     for (size_t k = 0; k < CALLS_ON_BATCHES; k++) {
         const bn_status status = calls[k].make(&r);
         trial_unpack(t);
-        hash = digest(hash, &status, sizeof status);
+        hash = digest(hash, status);
         hash = digest_floats(hash, t->y, t->y_count);
         hash = digest_floats(hash, t->dx, t->x_count);
         hash = digest_floats(hash, t->dresidual, t->y_count);
         hash = digest_layer(hash, &t->layer);
     }
-    hash = digest(hash, r.moments.mean, shape[1] * sizeof(double));
-    hash = digest(hash, r.moments.m2, shape[1] * sizeof(double));
-    hash = digest(hash, r.whole.sum_g, shape[1] * sizeof(double));
-    hash = digest(hash, r.whole.sum_gx, shape[1] * sizeof(double));
+    hash = digest_doubles(hash, r.moments.mean, shape[1]);
+    hash = digest_doubles(hash, r.moments.m2, shape[1]);
+    hash = digest_doubles(hash, r.whole.sum_g, shape[1]);
+    hash = digest_doubles(hash, r.whole.sum_gx, shape[1]);
     printf("%zux%zux%zu %x %016" PRIx64 "\n", shape[0], shape[1], shape[2], kind, hash);
     rig_free(&r);
 }

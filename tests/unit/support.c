@@ -9,8 +9,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef _WIN32
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -85,6 +87,7 @@ void set_flushing(void) {
 
 /* ---- Guard pages ----------------------------------------------------------------------------- */
 
+#ifndef _WIN32 /* the tests that have them are not for it */
 guarded guarded_new(size_t bytes) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     guarded g = {.bytes = (bytes + page - 1) / page * page};
@@ -104,6 +107,7 @@ void *guarded_place(const guarded *g, size_t bytes, bool at_end) {
     assert_in_range(bytes, 1, g->bytes);
     return at_end ? g->start + (g->bytes - bytes) : g->start;
 }
+#endif
 
 bn_status init_in_block(bn_layer *layer, size_t num_features, const bn_options *options,
                         void *block, size_t bytes) {
@@ -295,7 +299,7 @@ void trial_add_positions(trial *t) {
     size_t count = t->batch.n * ref_spatial(&t->batch);
     t->position_weight = ref_floats(count);
     ref_fill_uniform(&random, t->position_weight, count, 0.75, 2.0);
-    for (size_t k = 2; k < count; k += 1 + ref_bits(&random) % 5) {
+    for (size_t k = 2; k < count; k += 1 + (size_t)(ref_bits(&random) % 5)) {
         t->position_weight[k] = 0;
     }
     t->batch.position_weight = t->position_weight;

@@ -158,8 +158,10 @@ static void folds_follow_their_formulas(void **state) {
     (void)state;
     ref_random random = {9};
     for (unsigned k = 0; k < 1000; k++) {
-        const size_t width = 1 + ref_bits(&random) % 9, groups = 1 + ref_bits(&random) % 4;
-        const size_t outer = ref_bits(&random) % 7, inner = ref_bits(&random) % 10;
+        const size_t width = 1 + (size_t)(ref_bits(&random) % 9),
+                     groups = 1 + (size_t)(ref_bits(&random) % 4);
+        const size_t outer = (size_t)(ref_bits(&random) % 7),
+                     inner = (size_t)(ref_bits(&random) % 10);
         const bool scale = ref_bits(&random) % 4 != 0, shift = ref_bits(&random) % 4 != 0;
         bn_layer layer = layer_new(width * groups, scale, shift);
         for (which call = FOLD; call < FOLDS; call++) {

@@ -117,7 +117,7 @@ static void add_pieces(bn_moments *moments, const dataset *data, size_t pieces, 
     size_t order[N];
     ref_random random = {seed};
     for (size_t k = 0; k < pieces; k++) {
-        size_t other = ref_bits(&random) % (k + 1);
+        size_t other = (size_t)(ref_bits(&random) % (k + 1));
         order[k] = order[other];
         order[other] = k;
     }

@@ -243,8 +243,10 @@ static const unsigned char *data_of(content *c, const char *key_and_rest) {
     assert_non_null(found);
     const char *const offsets = strstr(found, "\"data_offsets\":[");
     assert_non_null(offsets);
-    size_t length;
-    memcpy(&length, c->bytes, sizeof length); /* the machines that test it are little-endian */
+    size_t length = 0;
+    for (size_t k = 8; k > 0; k--) {
+        length = length << 8 | c->bytes[k - 1];
+    }
     return c->bytes + 8 + length + strtoul(offsets + 16, NULL, 10);
 }
 
