@@ -321,14 +321,18 @@ size_t trial_width(const trial *t) {
     return t->batch.dtype == BN_DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
 }
 
-/* Of a half type, the tensor that an element is in or the end of; TRIAL_TENSORS: none. */
+/* Of a half type, the tensor that an element is in, or else the end of, as some allocators have the
+ * next one begin there; TRIAL_TENSORS: none. */
 static size_t find_tensor(const trial *t, const float *element) {
-    size_t k = 0;
-    while (k < TRIAL_TENSORS && (t->halves[k] == NULL || element < tensor_of(t, k) ||
-                                 element > tensor_of(t, k) + count_of(t, k))) {
-        k++;
+    size_t found = TRIAL_TENSORS;
+    for (size_t k = 0; k < TRIAL_TENSORS; k++) {
+        const float *const first = tensor_of(t, k), *const end = first + count_of(t, k);
+        if (t->halves[k] != NULL && element >= first &&
+            (element < end || (element == end && found == TRIAL_TENSORS))) {
+            found = k;
+        }
     }
-    return k;
+    return found;
 }
 
 void *trial_at(const trial *t, const float *element) {
