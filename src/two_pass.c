@@ -36,15 +36,19 @@ size_t bni_two_pass_scratch(size_t most_features, int num_threads) {
 static bni_part part_in(const driver *d, size_t slot) {
     const size_t features = d->cut->shape->features;
     double *one = d->space.chunks + slot * slot_doubles(features);
-    return (bni_part){one[2 * features], one, one + features};
+    return (bni_part){0.0, one, one + features};
+}
+
+/* The same for all groups of the chunk: one thread may touch it, until all are done. */
+static double *count_in(const driver *d, size_t slot) {
+    return part_in(d, slot).one + 2 * d->cut->shape->features;
 }
 
 static void sum_into(const driver *d, bni_task task, size_t slot) {
-    const bni_part whole = part_in(d, slot);
-    bni_part part = bni_part_from(whole, bni_group_first(d->cut, task.group));
+    bni_part part = bni_part_from(part_in(d, slot), bni_group_first(d->cut, task.group));
     d->passes->sum(d->work, task, &part);
-    if (task.group == 0) { /* the same for all groups; one may write it */
-        whole.one[2 * d->cut->shape->features] = part.count;
+    if (task.group == 0) {
+        *count_in(d, slot) = part.count;
     }
 }
 
@@ -56,7 +60,8 @@ static void sum_worker(void *context, bni_tasks *tasks) {
 }
 
 static void merge_from(const driver *d, size_t slot, bni_part *all) {
-    const bni_part part = part_in(d, slot);
+    bni_part part = part_in(d, slot);
+    part.count = *count_in(d, slot);
     d->passes->merge(d->work, all, &part);
 }
 

@@ -642,6 +642,10 @@ static void threads_may_infer_at_once(void **state) {
             check_readers(&options, (bn_batch){.n = 3, .spatial = 500, .dtype = dtype});
         }
     }
+    for (int tracked = 0; tracked < 2; tracked++) { /* each with a team */
+        options.track_running = tracked;
+        check_readers(&options, (bn_batch){.n = 30000});
+    }
 }
 
 /* Large enough that the work is cut into several tasks, in each of the ways that it can be. */
