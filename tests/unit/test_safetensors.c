@@ -35,6 +35,8 @@ static size_t failing;             /* the one that fails; 0: none */
 static size_t dying;               /* the one before which the process ends; 0: none */
 static bool hesitating;            /* reads and writes are interrupted, or do half */
 static atomic_int draft = -1;      /* what is written to */
+static off_t readable = -1;        /* behind so many bytes files are cut, or broken; -1: nowhere */
+static bool broken;
 
 static bool call_fails(void) {
     const size_t call = ++system_calls;
@@ -97,6 +99,13 @@ ssize_t write(int fd, const void *from, size_t bytes) {
 ssize_t pread(int fd, void *into, size_t bytes, off_t at) {
     ssize_t (*next)(int, void *, size_t, off_t);
     find_next(sizeof(off_t) > sizeof(long) ? "pread64" : "pread", &next);
+    if (readable >= 0 && at + (off_t)bytes > readable) {
+        bytes = at < readable ? (size_t)(readable - at) : 0;
+        if (bytes == 0) {
+            errno = EIO;
+            return broken ? -1 : 0;
+        }
+    }
     return interrupted(&bytes) ? -1 : next(fd, into, bytes, at);
 }
 
@@ -1209,6 +1218,29 @@ static void calls_that_are_interrupted_go_on(void **state) {
     bn_layer_free(&other);
 }
 
+/* Another process cuts it once its size is known, or the disk gives no more of it. */
+static void a_file_that_ends_too_soon_is_no_file(void **state) {
+    (void)state;
+    static content c;
+    bn_layer layer, other = new_layer(2, NULL, 3);
+    make_good(&c, &layer);
+    for (size_t k = 0; k < 2 * c.count; k++) {
+        snapshot before = snapshot_take(&other);
+        readable = (off_t)(k / 2);
+        broken = k % 2;
+        const bn_status loaded = bn_layer_load_safetensors(&other, path, "a");
+        const bn_status saved = bn_layer_save_safetensors(&layer, path, "b");
+        readable = -1;
+        assert_status(loaded, BN_STATUS_IO);
+        assert_status(saved, BN_STATUS_IO);
+        snapshot_check(&before, &other);
+        snapshot_free(&before);
+        assert_file_is(&c);
+    }
+    bn_layer_free(&layer);
+    bn_layer_free(&other);
+}
+
 static size_t open_files(void) {
     size_t files = 0;
     DIR *const folder = opendir("/dev/fd");
@@ -1351,6 +1383,7 @@ int main(void) {
         TEST(a_full_disk_leaves_the_file),
         TEST(what_is_not_permitted_leaves_everything),
         TEST(calls_that_are_interrupted_go_on),
+        TEST(a_file_that_ends_too_soon_is_no_file),
         TEST(short_memory_leaves_layer_and_file),
         TEST(the_last_one_wins),
     };
