@@ -303,6 +303,35 @@ static void a_sum_beyond_float_changes_nothing(void **state) {
     bn_layer_free(&layer);
 }
 
+/* A mean of M + 2^-15 and a variance of 4^d * (1 + 2^-24) are no floats. By float's digits alone the shift,
+ * which is what is left of M, would be some other number. */
+static void a_shift_has_all_digits_that_are_known(void **state) {
+    (void)state;
+    enum { FEATURES = 3 };
+    bn_options options = bn_options_default();
+    options.eps = 0;
+    options.momentum = 0.5f;
+    options.biased_running_var = true;
+    bn_layer layer;
+    float x[2][FEATURES], y[2][FEATURES], scale[FEATURES], shift[FEATURES];
+    assert_ok(bn_layer_init(&layer, FEATURES, &options));
+    for (size_t d = 0; d < FEATURES; d++) {
+        const float mean = 1000.0f - 100.0f * (float)d, deviation = (float)(1u << d);
+        layer.running_mean[d] = mean;
+        layer.running_var[d] = deviation * deviation * (1 + 0x1p-23f);
+        layer.beta[d] = mean / deviation;
+        x[0][d] = mean + 0x1p-14f - deviation;
+        x[1][d] = mean + 0x1p-14f + deviation;
+    }
+    assert_ok(bn_layer_forward(&layer, 2, x[0], y[0]));
+    assert_ok(bn_layer_affine(&layer, scale, shift));
+    for (size_t d = 0; d < FEATURES; d++) {
+        const double want = (layer.running_mean[d] / 1024.0 - 1) * 0x1p-15 / (1u << d);
+        assert_true(fabs((double)shift[d] / want - 1) < 1e-3);
+    }
+    bn_layer_free(&layer);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(folds_follow_their_formulas),
@@ -312,6 +341,7 @@ int main(void) {
         cmocka_unit_test(without_weights_the_bias_alone_changes),
         cmocka_unit_test(what_folds_to_no_number_changes_nothing),
         cmocka_unit_test(a_sum_beyond_float_changes_nothing),
+        cmocka_unit_test(a_shift_has_all_digits_that_are_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,6 +339,28 @@ static void an_empty_part_moves_the_running_values(void **state) {
     }
 }
 
+/* More than one value is enough, and be it by a half. */
+static void a_whole_of_little_more_than_one_value_is_trained_on(void **state) {
+    (void)state;
+    const float x[2] = {1, 3}, dy[2] = {1, 0}, weight[2] = {1, 0.5f};
+    const bn_batch batch = {.n = 2, .sample_weight = weight};
+    float y[2], dx[2];
+    bn_layer layer;
+    bn_moments moments;
+    bn_gradients gradients;
+    assert_ok(bn_layer_init(&layer, 1, NULL));
+    assert_ok(bn_moments_init(&moments, 1));
+    assert_ok(bn_gradients_init(&gradients, 1));
+    assert_ok(bn_moments_add(&moments, &batch, x));
+    assert_ok(bn_layer_forward_by(&layer, &moments, &batch, x, y));
+    assert_ok(bn_gradients_add(&gradients, &layer, &batch, x, dy));
+    assert_ok(bn_layer_backward_by(&layer, &gradients, &batch, x, dy, dx));
+    assert_ok(bn_layer_set_running(&layer, &moments));
+    bn_layer_free(&layer);
+    bn_moments_free(&moments);
+    bn_gradients_free(&gradients);
+}
+
 /* Of all samples in it the weight is 0. */
 static void a_masked_part_is_a_part(void **state) {
     (void)state;
@@ -1061,6 +1083,7 @@ int main(void) {
         cmocka_unit_test(any_cut_is_the_whole),
         cmocka_unit_test(large_parts_are_the_whole),
         cmocka_unit_test(an_empty_part_moves_the_running_values),
+        cmocka_unit_test(a_whole_of_little_more_than_one_value_is_trained_on),
         cmocka_unit_test(a_masked_part_is_a_part),
         cmocka_unit_test(large_offsets_cost_no_digits),
         cmocka_unit_test(one_part_has_the_bits_of_the_whole),

@@ -1456,6 +1456,17 @@ static void slices_overlap_by_their_elements(void **state) {
 
 #define scene_test(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
+/* Three weights in the gap behind y's first row: they end before its second begins. */
+static void what_lies_between_rows_overlaps_nothing(void **state) {
+    (void)state;
+    float from[3][8] = {{1}, {2}, {4}}, to[3][8] = {{0, 0, 0, 1, 1, 1}};
+    bn_layer layer;
+    const bn_batch batch = {.n = 3, .x_stride = 8, .y_stride = 8, .sample_weight = &to[0][3]};
+    assert_ok(bn_layer_init(&layer, 2, NULL));
+    assert_ok(bn_layer_forward_batch(&layer, &batch, from[0], to[0]));
+    bn_layer_free(&layer);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(init_refuses_bad_options),
@@ -1519,6 +1530,7 @@ int main(void) {
         scene_test(parts_over_sums_and_caches_are_refused),
         scene_test(the_same_buffer_at_another_stride_is_refused),
         scene_test(slices_overlap_by_their_elements),
+        cmocka_unit_test(what_lies_between_rows_overlaps_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -603,6 +603,26 @@ static void one_value_of_all_is_too_few(void **state) {
     }
 }
 
+/* Weights may be others than forward's. By running values one value is enough. */
+static void backward_of_one_value_is_too_few_unless_frozen(void **state) {
+    (void)state;
+    static const float one[N] = {1}, none[N] = {0};
+    for (int frozen = 0; frozen < 2; frozen++) {
+        trial t = small();
+        crew c;
+        t.layer.frozen = frozen;
+        crew_share(&c, &t, WORKERS, EVENLY);
+        crew_run(&c);
+        for (size_t w = 0; w < WORKERS; w++) {
+            c.members[w].batch.sample_weight = w == 1 ? one : none;
+        }
+        crew_make(&c, backward);
+        check_statuses(&c, frozen ? BN_STATUS_OK : BN_STATUS_TOO_FEW_VALUES);
+        crew_end(&c);
+        trial_free(&t);
+    }
+}
+
 /* ---- Arguments at fault at one worker -------------------------------------------------------- */
 
 static bn_status forward_of(const worker *self, const bn_batch *batch) {
@@ -1174,6 +1194,7 @@ int main(void) {
         cmocka_unit_test(gradients_add_up),
         cmocka_unit_test(all_empty_is_nothing),
         cmocka_unit_test(one_value_of_all_is_too_few),
+        cmocka_unit_test(backward_of_one_value_is_too_few_unless_frozen),
         cmocka_unit_test(a_fault_of_one_stops_all),
         cmocka_unit_test(a_backward_without_forward_stops_all),
         cmocka_unit_test(what_is_not_finite_stops_all),
