@@ -213,8 +213,14 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
     return r;
 }
 
-void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, const float *x,
+void ref_backward(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x,
                   const float *dy) {
+    ref_sums(result, layer, batch, x, dy);
+    ref_dx(result, layer, batch, x);
+}
+
+void ref_sums(ref_result *r, const bn_layer *layer, const bn_batch *batch, const float *x,
+              const float *dy) {
     size_t x_stride = ref_x_stride(batch, r->num_features);
     size_t y_stride = ref_y_stride(batch, r->num_features);
     bn_dtype seen_as = batch->residual ? batch->dtype : BN_DTYPE_F32;
@@ -244,7 +250,13 @@ void ref_backward(ref_result *r, const bn_layer *layer, const bn_batch *batch, c
         r->dbeta_scale[d] = fmax(fabs(r->dbeta[d]), sqrt(dbeta_squares));
         r->dgamma_scale[d] = fmax(fabs(r->dgamma[d]), sqrt(dgamma_squares)) +
                              fabs(r->dbeta[d]) * (1 + REF_UNIT * fabs(r->mean[d] * r->invstd[d]));
+    }
+}
 
+void ref_dx(ref_result *r, const bn_layer *layer, const bn_batch *batch, const float *x) {
+    size_t x_stride = ref_x_stride(batch, r->num_features);
+    for (size_t d = 0; d < r->num_features; d++) {
+        double factor = gamma_of(layer, d) * r->invstd[d];
         for (size_t i = 0; i < r->n; i++) {
             for (size_t s = 0; s < r->spatial; s++) {
                 double share = layer->frozen ? 0.0 : ref_weight(batch, i, s) / r->weight;

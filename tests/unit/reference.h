@@ -64,6 +64,12 @@ ref_result ref_forward(const bn_layer *layer, const bn_batch *batch, const float
 void ref_backward(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x,
                   const float *dy);
 
+/* Its two halves: dgamma, dbeta, what dx is measured by, and g, as it is, in dresidual; then dx from
+ * these, as of a batch of result->weight, with dresidual rounded to its type. */
+void ref_sums(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x,
+              const float *dy);
+void ref_dx(ref_result *result, const bn_layer *layer, const bn_batch *batch, const float *x);
+
 /* Computes running_mean and running_var as they should be after this batch, from the layer's as
  * they are before. */
 void ref_running(ref_result *result, const bn_layer *layer);

@@ -96,7 +96,9 @@ typedef struct snapshot {
 } snapshot;
 
 snapshot snapshot_take(const bn_layer *layer);
-void snapshot_check(const snapshot *before, const bn_layer *layer);     /* bit for bit the same */
+void snapshot_check(const snapshot *before, const bn_layer *layer); /* bit for bit the same */
+/* The arrays alone, and without those of a set of bits. */
+void snapshot_check_arrays(const snapshot *before, const bn_layer *layer, unsigned but);
 void snapshot_restore_running(const snapshot *before, bn_layer *layer); /* with their rests */
 void snapshot_free(snapshot *before);
 
@@ -158,6 +160,11 @@ void trial_run(trial *t);
 /* trial_run against the reference: y, dx, dresidual, the cache, the gradients and the running
  * values within reference.h's limits, and nothing written between rows. */
 void trial_check(trial *t);
+
+/* Its pieces: has dx measured by its terms, as where there are weights; compares, by reference.h's
+ * limits, what there is of y, dx, dresidual, gradients and running values. */
+void trial_scale_dx(const trial *t, ref_result *want);
+void trial_check_errors(const trial *t, const ref_result *want);
 
 /* The same of another way to run it, which gets the context. */
 void trial_check_run(trial *t, void (*run)(trial *t, const void *context), const void *context);
