@@ -1,30 +1,17 @@
 /*
  * Any bytes at all as a safetensors file: loading leaves the layer as it was or succeeds, and saving
- * into it leaves the file as it was or one that loads. For libFuzzer, with -DBN_LIBFUZZER; else a
- * program that does it with each file it is given.
+ * into it leaves the file as it was or one that loads.
  */
+#include "fuzz.h"
+
 #include <batchnorm/bn_safetensors.h>
 
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
 
 enum { D = 2, ARRAYS = 4, MOST = 1 << 20 };
 
 static char directory[64], path[128];
-
-static void must(bool holds, const char *what) {
-    if (!holds) {
-        fprintf(stderr, "does not hold: %s\n", what);
-        abort();
-    }
-}
-
-#define MUST(condition) must(condition, #condition)
 
 static void clean_up(void) {
     unlink(path);
@@ -111,18 +98,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
     }
     return 0;
 }
-
-#ifndef BN_LIBFUZZER
-int main(int count, char **names) {
-    static uint8_t bytes[MOST];
-    for (int k = 1; k < count; k++) {
-        FILE *file = fopen(names[k], "rb");
-        MUST(file != NULL);
-        const size_t got = fread(bytes, 1, sizeof bytes, file);
-        fclose(file);
-        LLVMFuzzerTestOneInput(bytes, got);
-    }
-    printf("%d files\n", count - 1);
-    return count < 2;
-}
-#endif
