@@ -132,7 +132,7 @@ static void add_gradient(void *sums, element of) {
     const float x = bni_load_element(of.sheet->at.x, of.x, of.type);
     const double g = (double)gradient_of(s, of, x);
     s->one += g;
-    if (g != 0.0 || of.weight != 0.0) {
+    if (!bni_is_zero(g) || of.weight != 0.0) {
         s->two += g * ((double)x - (double)s->center);
     }
 }

@@ -56,7 +56,7 @@ void bn_gradients_free(bn_gradients *gradients) {
 static bool hold_nothing(const bn_gradients *gradients) {
     bool nothing = gradients->count == 0.0;
     for (size_t d = 0; nothing && d < gradients->num_features; d++) {
-        nothing = gradients->sum_g[d] == 0.0 && gradients->sum_gx[d] == 0.0;
+        nothing = bni_is_zero(gradients->sum_g[d]) && bni_is_zero(gradients->sum_gx[d]);
     }
     return nothing;
 }

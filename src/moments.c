@@ -389,7 +389,7 @@ bn_status bn_moments_merge(bn_moments *into, const bn_moments *from) {
 bool bni_are_moments(const bn_moments *moments) {
     bool good = bni_finite_double(moments->count);
     for (size_t d = 0; d < moments->num_features; d++) {
-        good = good && !isless(moments->m2[d], 0.0);
+        good = good && !bni_is_negative(moments->m2[d]);
     }
     return good;
 }

@@ -129,7 +129,7 @@ bn_status bni_shape_make(bni_shape *shape, const bn_batch *from, size_t features
         !make_stride(y_stride, row, shape->n, most, &shape->y_stride)) {
         return BN_STATUS_BAD_SHAPE;
     }
-    if (strides == BNI_STRIDES_X && from->y_stride != 0) {
+    if (strides == BNI_STRIDES_X && from->y_stride >= row) {
         shape->y_stride = from->y_stride; /* so that sums are cut as forward's */
     }
     if (shape->n == 0) {

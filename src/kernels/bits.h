@@ -78,4 +78,14 @@ static inline bool bni_is_positive(float z) {
     return bni_float_bits(z) - 1u < BNI_INF_BITS;
 }
 
+/* value < 0, and value == 0, likewise. (GCC's isless and == are no such where all files were asked for
+ * finite numbers alone, whatever these say.) */
+static inline bool bni_is_negative(double value) {
+    return bni_double_bits(value) - (((uint64_t)1 << 63) + 1) < (uint64_t)0x7ff << 52;
+}
+
+static inline bool bni_is_zero(double value) {
+    return bni_double_bits(value) << 1 == 0;
+}
+
 #endif

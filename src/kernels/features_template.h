@@ -120,7 +120,7 @@ static void merge_block(bni_sums *into, size_t features, double count, const flo
     BNI_EACH_FEATURE(d) {
         const double shift = s1[d] * part;
         const double own = s2[d] - s1[d] * shift;
-        const double positive = isless(own, 0.0) ? 0.0 : own; /* NaN stays */
+        const double positive = choose(bni_is_negative(own), 0.0, own); /* NaN stays */
         const double delta = ((double)pivot[d] - mean[d]) + shift;
         mean[d] += delta * share;
         m2[d] += positive + delta * delta * between;
@@ -229,7 +229,8 @@ BNI_INLINE void shifts_of(run_values mean, learned beta, size_t features,
                           const float *restrict scale, float *restrict shift) {
     BNI_EACH_FEATURE(d) {
         const float rest = value_at(mean, d).rest;
-        shift[d] = BNI_FMA(-rest, bni_keep(rest != 0.0f, scale[d]), learned_at(beta, d));
+        shift[d] =
+            BNI_FMA(-rest, bni_keep(bni_float_bits(rest) << 1 != 0, scale[d]), learned_at(beta, d));
     }
 }
 
