@@ -348,6 +348,22 @@ static void buffers_over_the_caller_s_arrays_are_refused(void **state) {
     free(a.memory);
 }
 
+/* Nor the only one that is the caller's. */
+static void a_buffer_over_one_array_is_refused(void **state) {
+    (void)state;
+    enum { ARRAYS = 6 };
+    for (size_t k = 0; k < ARRAYS; k++) {
+        float given[N * D] = {0}, y[N * D], *places[ARRAYS] = {NULL};
+        bn_memory memory = {.gamma = NULL};
+        bn_layer layer;
+        places[k] = given;
+        memcpy(&memory, places, sizeof places);
+        assert_ok(bn_layer_init_with(&layer, D, NULL, &memory));
+        assert_status(bn_layer_infer(&layer, N, given, y), BN_STATUS_OVERLAP);
+        bn_layer_free(&layer);
+    }
+}
+
 /* ---- A scratch for all ---------------------------------------------------------------------- */
 
 static void layers_share_a_scratch(void **state) {
@@ -723,6 +739,7 @@ int main(void) {
         cmocka_unit_test(memory_that_overlaps_is_refused),
         cmocka_unit_test(too_little_memory_is_refused),
         cmocka_unit_test(buffers_over_the_caller_s_arrays_are_refused),
+        cmocka_unit_test(a_buffer_over_one_array_is_refused),
         cmocka_unit_test(layers_share_a_scratch),
         cmocka_unit_test(nothing_stays_in_a_scratch),
         cmocka_unit_test(a_layer_that_only_infers_does_no_more),
