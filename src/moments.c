@@ -133,9 +133,9 @@ static bni_sheet first_half(const bni_sheet *sheet) {
 
 /* About a value of the first row, which no float deviation of an ordinary batch is far from. */
 static void pivot_of_first(block_sums *sums, const bni_sheet *sheet) {
-    const bni_sheet half = first_half(sheet);
     gather(sums->kernels, sums->cut, sheet, 0, sums->features, sums->pivot);
     if (!sheet->form.few) {
+        const bni_sheet half = first_half(sheet);
         add_sheet(sums, &half, begin_sums(sums));
         move_pivot(sums);
     }
@@ -177,10 +177,10 @@ static void pivot_of_weighted(block_sums *sums, block b, const bni_sums *before)
         do {
             gather_heavier(sums, &b.sheet, &greatest);
         } while (next_in_block(&b));
-        b = begin;
-        if (b.sheet.form.few) {
-            return;
+        if (begin.sheet.form.few) {
+            return; /* sums in double need none that is nearer */
         }
+        b = begin;
         const float *column_pivot = begin_sums(sums);
         do {
             add_sheet(sums, &b.sheet, column_pivot);
