@@ -1,4 +1,4 @@
-# Sourced by the scripts named `run`: installs what a fresh Debian machine lacks, and only that.
+# Sourced by scripts: what installs what a fresh Debian machine lacks, and only that; and the version.
 # shellcheck shell=bash
 
 # need WHAT PACKAGE [WHAT PACKAGE]...: every WHAT is a command or, where it has a slash, a pattern of
@@ -25,4 +25,9 @@ need() {
     fi
     echo "Missing, and could not be installed (Debian's package names): ${!missing[*]}" >&2
     return 1
+}
+
+# version_of SOURCE: of the library in this folder.
+version_of() {
+    sed -n 's/^#define BN_VERSION_\(MAJOR\|MINOR\|PATCH\) *//p' "$1/include/batchnorm/bn_layer.h" | paste -sd .
 }
