@@ -10,6 +10,7 @@
 #include <fenv.h>
 #include <float.h>
 #include <math.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,9 +302,8 @@ static int present_mode(void) {
 }
 
 /* Forward, backward and inference in a mode, which is the caller's afterwards too. Where dy was is then
- * what inference makes of x. */
-static void compute_in(int mode, rig *r) {
-    trial *t = &r->t;
+ * what inference makes of x. (Threads call it: it asserts nothing.) */
+static bool computes_in(int mode, trial *t) {
     fenv_t before;
     trial_pack(t);
     const bn_batch batch = trial_batch(t);
@@ -317,14 +317,12 @@ static void compute_in(int mode, rig *r) {
     const int after = present_mode();
     fesetenv(&before);
     trial_unpack(t);
-    assert_ok(forward);
-    assert_ok(backward);
-    assert_ok(infer);
-    assert_int_equal(after, mode);
+    return forward == BN_STATUS_OK && backward == BN_STATUS_OK && infer == BN_STATUS_OK &&
+           after == mode;
 }
 
 /* The data is that of a trial, but one feature's is subnormal and gives what is little more. */
-static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_threads) {
+static rig rig_with_little(const size_t shape[3], unsigned kind, int num_threads) {
     const float little = kind & WITH_F16 ? 0x1p-16f : 1e-39f;
     rig r = rig_new(shape, kind, num_threads);
     trial *t = &r.t;
@@ -338,7 +336,12 @@ static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_thread
     if (t->layer.running_mean) {
         t->layer.running_mean[0] = 0;
     }
-    compute_in(mode, &r);
+    return r;
+}
+
+static rig run_in(int mode, const size_t shape[3], unsigned kind, int num_threads) {
+    rig r = rig_with_little(shape, kind, num_threads);
+    assert_true(computes_in(mode, &r.t));
     return r;
 }
 
@@ -395,6 +398,44 @@ static void threads_compute_in_the_callers_mode(void **state) {
     check_modes(planes, WITH_F16 | WITH_RESIDUAL);
 }
 
+typedef struct caller {
+    trial *t;
+    int mode;
+    bool good;
+} caller;
+
+static void *compute_as(void *context) {
+    caller *const c = context;
+    c->good = computes_in(c->mode, c->t);
+    return NULL;
+}
+
+/* At the same time, each in a mode of its own. */
+static void callers_compute_each_in_its_mode(void **state) {
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        rig shared[MODES];
+        caller callers[MODES];
+        pthread_t threads[MODES];
+        for (int mode = NEAREST; mode < MODES; mode++) {
+            shared[mode] = rig_with_little(rows, EVERYTHING, 2);
+            callers[mode] = (caller){&shared[mode].t, has_mode(mode) ? mode : NEAREST, false};
+        }
+        for (int mode = NEAREST; mode < MODES; mode++) {
+            const int error = pthread_create(&threads[mode], NULL, compute_as, &callers[mode]);
+            assert_int_equal(error, 0);
+        }
+        for (int mode = NEAREST; mode < MODES; mode++) {
+            assert_int_equal(pthread_join(threads[mode], NULL), 0);
+            assert_true(callers[mode].good);
+            rig alone = run_in(callers[mode].mode, rows, EVERYTHING, 1);
+            check_same(&shared[mode], &alone);
+            rig_free(&shared[mode]);
+            rig_free(&alone);
+        }
+    }
+}
+
 /* Float's arithmetic is in the mode, what follows it is not. */
 static void halves_are_rounded_to_nearest_in_any_mode(void **state) {
     (void)state;
@@ -408,8 +449,8 @@ static void halves_are_rounded_to_nearest_in_any_mode(void **state) {
         const trial *got = &halves.t, *want = &floats.t;
         memcpy(want->x, got->x, got->x_count * sizeof(float));
         memcpy(want->dy, got->dy, got->y_count * sizeof(float));
-        compute_in(mode, &halves);
-        compute_in(mode, &floats);
+        assert_true(computes_in(mode, &halves.t));
+        assert_true(computes_in(mode, &floats.t));
         for (size_t i = 0; i < got->x_count; i++) {
             const bn_dtype dtype = got->batch.dtype;
             assert_true((double)got->y[i] == ref_rounded(dtype, (double)want->y[i]));
@@ -574,6 +615,7 @@ int main(void) {
         cmocka_unit_test(what_is_masked_raises_nothing_in_activations),
         cmocka_unit_test(what_nobody_asked_for_raises_nothing),
         cmocka_unit_test(threads_compute_in_the_callers_mode),
+        cmocka_unit_test(callers_compute_each_in_its_mode),
         cmocka_unit_test(halves_are_rounded_to_nearest_in_any_mode),
         cmocka_unit_test(threads_are_left_in_their_own_mode),
         cmocka_unit_test(an_exception_reaches_the_caller),
