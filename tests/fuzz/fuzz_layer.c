@@ -1237,7 +1237,7 @@ static void check_other(void) {
         check_moments(twice ? more->mean : sums_seen[MEAN], twice ? more->m2 : sums_seen[M2],
                       twice ? more->count : counts_seen[M2]);
     } else if (ok && which == MERGE_GRADIENTS) {
-        summed[0] = kinds[0] == NONE ? kinds[1] : kinds[0];
+        summed[0] = kinds[0] == NONE && kinds[1] != NONE ? kinds[1] : summed[0];
         for (size_t d = 0; d < g->num_features; d++) {
             const double of = twice ? worlds[0].gradients[1].sum_gx[d] : sums_seen[SUM_GX][d];
             MUST(g->sum_gx[d] == sums_seen[SUM_GX][d] + of);
