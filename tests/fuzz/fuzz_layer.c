@@ -805,7 +805,8 @@ static void expect_gradients(int kind, const spec *s, expectation *e) {
         want->weight = g->count;
     }
     ref_dx(want, &e->t.layer, &e->t.batch, e->t.x);
-    if (e->t.sample_weight || e->t.position_weight || kind == BACKWARD_BY) {
+    /* Sums of others' rows, too, and of rows that are not really there: dy says nothing of dx's size. */
+    if (e->t.sample_weight || e->t.position_weight || kind == BACKWARD_BY || has_workers()) {
         trial_scale_dx(&e->t, want);
     }
     for (size_t d = 0; kind == BACKWARD && s->batch.accumulate_grads && d < features; d++) {
