@@ -150,12 +150,22 @@ size_t bni_group_size(const bni_cut *cut, size_t group) {
     return bni_smaller(cut->group_features, cut->shape->features - bni_group_first(cut, group));
 }
 
+/* Whether the batch is so large that what sums come to next is fetched. Of planes side by side each
+ * sample is a jump. */
+static bool is_fetched(const bni_cut *cut, bool two) {
+    const bni_tuning *tuning = cut->tuning;
+    const bool planes = cut->layout == BNI_PLANES, jumps = planes && cut->group_features > 1;
+    const double from = planes ? (two && !jumps ? tuning->fetch_two_from : tuning->fetch_from)
+                               : (two ? tuning->fetch_two_rows_from : tuning->fetch_rows_from);
+    return cut->shape->elements >= from;
+}
+
 /* How many elements ahead a pass that writes fetches. */
 static size_t write_ahead(const bni_cut *cut, bni_pass pass) {
     if (pass == BNI_WRITES && cut->linear && cut->streams) {
         return cut->tuning->inputs_ahead;
     }
-    if (pass == BNI_FOLLOWS && !cut->streams && cut->shape->elements >= cut->tuning->fetch_from) {
+    if (pass == BNI_FOLLOWS && !cut->streams && is_fetched(cut, false)) {
         return cut->tuning->output_ahead;
     }
     return 0;
@@ -197,13 +207,9 @@ static size_t rows_apart(size_t bytes) {
     return power >= PAGE ? 1 : PAGE / power;
 }
 
-/* Whether a pass fetches what sums come to next. Of planes side by side each sample is a jump. */
+/* Whether a pass fetches what sums come to next. */
 static bool fetches(const bni_walk *walk) {
-    const bni_cut *cut = walk->cut;
-    const bool jumps = cut->layout == BNI_PLANES && cut->group_features > 1;
-    const double from =
-        walk->data.dy == NULL || jumps ? cut->tuning->fetch_from : cut->tuning->fetch_two_from;
-    return walk->pass == BNI_READS && cut->shape->elements >= from;
+    return walk->pass == BNI_READS && is_fetched(walk->cut, walk->data.dy != NULL);
 }
 
 /* The rows to write in a band. */

@@ -88,9 +88,10 @@ typedef struct bni_tuning {
                            leave them before anyone reads it, and take the input with it */
     double stream_dx_from; /* the same of dx, beside two inputs */
     double fetch_from; /* what sums come to next is fetched meanwhile: smaller batches are in L2 */
-    double fetch_two_from; /* the same of two tensors' rows, which a processor may follow better by
-                              itself than one's */
-    double share_from;     /* threads share a batch */
+    double fetch_two_from; /* the same of two tensors, where no planes lie side by side: a processor
+                              may follow them better by itself than one */
+    double fetch_rows_from, fetch_two_rows_from; /* both of rows, not planes */
+    double share_from;                           /* threads share a batch */
     size_t
         sums_ahead; /* where sums are formed, what is so far ahead is fetched, or the next sheet */
 
@@ -117,7 +118,8 @@ typedef struct bni_tuning {
 #define BNI_TUNING_DEFAULT                                                                         \
     {                                                                                              \
         .stream_from = 8388608.0, .stream_dx_from = 8388608.0, .fetch_from = 131072.0,             \
-        .fetch_two_from = 131072.0, .share_from = 262144.0, .sums_ahead = 16384,                   \
+        .fetch_two_from = 131072.0, .fetch_rows_from = 5242880.0,                                  \
+        .fetch_two_rows_from = 5242880.0, .share_from = 262144.0, .sums_ahead = 16384,             \
         .inputs_ahead = 2048, .past_l2 = false, .parts_ahead = 4096, .output_ahead = 256,          \
         .write_elements = 8192, .stream_rows = 2, .far_rows = 2, .far_from = 8388608.0,            \
         .planes_from = 256                                                                         \

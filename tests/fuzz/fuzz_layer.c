@@ -70,9 +70,10 @@ enum { NOWHERE = ARENA };
 /* Ways of large batches for small ones. What decides speed decides no bit. */
 static const bni_tuning tunings[] = {
     BNI_TUNING_DEFAULT,
-    {0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2},
-    {0, 0, HUGE_VAL, 0, 0, 16, 2048, false, 64, 4, 64, 3, 2, 0, 99},
-    {HUGE_VAL, HUGE_VAL, 0, HUGE_VAL, 0, 64, 8, true, 32, 256, 16384, 2, 2, HUGE_VAL, 20}};
+    {0, 0, 0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2},
+    {0, 0, HUGE_VAL, 0, HUGE_VAL, 0, 0, 16, 2048, false, 64, 4, 64, 3, 2, 0, 99},
+    {HUGE_VAL, HUGE_VAL, 0, HUGE_VAL, 0, HUGE_VAL, 0, 64, 8, true, 32, 256, 16384, 2, 2, HUGE_VAL,
+     20}};
 
 enum { GIVEN_SCRATCH = 6, GIVEN_BLOCK, GIVEN };
 typedef struct world {

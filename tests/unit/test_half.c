@@ -601,7 +601,7 @@ static void pair_run(pair *p) {
 }
 
 /* The ways of large batches, all at once: outputs go past the caches, inputs are fetched ahead. */
-static const bni_tuning as_large = {0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2};
+static const bni_tuning as_large = {0, 0, 0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2};
 
 static void check_pair(const half_type *type, const size_t shape[3], unsigned kind, int num_threads,
                        size_t off, bool large) {

@@ -276,9 +276,10 @@ static float *place_output(size_t which, const float *values, size_t count, bool
  * batches, all at once and streaming and fetching without the other; distances of other processors;
  * the last is what there is. */
 static const bni_tuning tunings[] = {
-    {0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2},
-    {0, 0, HUGE_VAL, 0, HUGE_VAL, 16, 2048, false, 64, 4, 64, 3, 2, 0, 99},
-    {HUGE_VAL, HUGE_VAL, 0, HUGE_VAL, HUGE_VAL, 64, 8, true, 32, 256, 16384, 2, 2, HUGE_VAL, 20},
+    {0, 0, 0, 0, 0, 0, 0, 16, 8, true, 32, 4, 64, 1, 1, 0, 2},
+    {0, 0, HUGE_VAL, 0, HUGE_VAL, 0, HUGE_VAL, 16, 2048, false, 64, 4, 64, 3, 2, 0, 99},
+    {HUGE_VAL, HUGE_VAL, 0, HUGE_VAL, 0, HUGE_VAL, HUGE_VAL, 64, 8, true, 32, 256, 16384, 2, 2,
+     HUGE_VAL, 20},
     BNI_TUNING_DEFAULT};
 
 /* With each of these, at the beginning and at the end. */

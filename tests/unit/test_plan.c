@@ -11,7 +11,7 @@
 #include <string.h>
 
 static const bni_tuning usual = BNI_TUNING_DEFAULT;
-static const bni_tuning other = {0, 0, 0, 0, 0, 24, 8, true, 32, 8, 100, 1, 2, 0, 40};
+static const bni_tuning other = {0, 0, 0, 0, 0, 0, 0, 24, 8, true, 32, 8, 100, 1, 2, 0, 40};
 
 enum { MOST_WRITTEN = 700 };
 
