@@ -290,10 +290,11 @@ void ref_running(ref_result *r, const bn_layer *layer) {
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
 double ref_units(double got, double want, double scale) {
-    if (got == want) {
+    const double off = fabs(got - want);
+    if (got == want || off <= 0x1p-149) {
         return 0;
     }
-    double units = fabs(got - want) / (fabs(scale) * REF_UNIT);
+    double units = off / (fabs(scale) * REF_UNIT);
     return isnan(units) ? INFINITY : units;
 }
 

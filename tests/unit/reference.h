@@ -134,7 +134,7 @@ double ref_error_vector(size_t count, const float *got, const double *want, cons
 /* Writes the largest |value| of each feature of a [n][D][S] tensor without gaps. */
 void ref_largest(const ref_result *shape, const double *tensor, double *largest);
 
-/* |got - want| in units of |scale|. */
+/* |got - want| in units of |scale|; 0 where subnormal floats are no nearer to each other. */
 double ref_units(double got, double want, double scale);
 
 /* ---- Half types ------------------------------------------------------------------------------ */

@@ -477,15 +477,17 @@ static double error_of_y(const trial *t, const ref_result *want) {
     return error;
 }
 
-/* What dx is measured by where there are weights: the size of its terms. xhat of what is masked,
- * and with it dgamma, may be as large as it likes, so that dy says nothing of dx's size. */
+/* What dx is measured by where there are weights: the size of its terms, and of their sums' terms. xhat
+ * of what is masked may be as large as it likes, and dgamma be little where such terms cancel, so that
+ * neither dy nor dgamma says anything of dx's digits. */
 void trial_scale_dx(const trial *t, ref_result *want) {
     for (size_t i = 0; i < want->n; i++) {
         for (size_t k = 0; k < row_of(t); k++) {
             size_t d = k / want->spatial;
             double weight = ref_weight(&t->batch, i, k % want->spatial);
             double share = t->layer.frozen ? 0.0 : weight / want->weight;
-            double sums = fabs(want->dbeta[d]) + fabs(xhat_of(t, want, i, k) * want->dgamma[d]);
+            double dgamma = fmax(fabs(want->dgamma[d]), want->dgamma_scale[d]);
+            double sums = fabs(want->dbeta[d]) + fabs(xhat_of(t, want, i, k)) * dgamma;
             double terms = fabs(want->dresidual[i * row_of(t) + k]) + share * sums;
             want->dx_scale[d] =
                 fmax(want->dx_scale[d], fabs(gamma_of(t, d) * want->invstd[d]) * terms);
