@@ -464,7 +464,7 @@ static void bad_weights_are_refused(void **state) {
     }
 }
 
-/* In a vector and behind it, with and without weights of samples. */
+/* In a vector and behind it, with and without weights of samples, of 0 too. */
 static void bad_weights_of_positions_are_refused(void **state) {
     (void)state;
     static const float bad[] = {-1, -FLT_MIN, -1e-45f, NAN, INFINITY, -INFINITY};
@@ -474,8 +474,12 @@ static void bad_weights_of_positions_are_refused(void **state) {
             positions[i] = bad[k];
             for (size_t spatial = i < N ? 1 : i < 2 * N ? 2 : 6; spatial <= 6; spatial += 5) {
                 batch_refused(BAD_OPTION, .n = N, .spatial = spatial, .position_weight = positions);
-                batch_refused(BAD_OPTION, .n = N, .spatial = spatial, .sample_weight = weights,
-                              .position_weight = positions);
+                for (int weight = 1; weight >= 0; weight--) {
+                    weights[i / spatial] = (float)weight;
+                    batch_refused(BAD_OPTION, .n = N, .spatial = spatial, .sample_weight = weights,
+                                  .position_weight = positions);
+                }
+                weights[i / spatial] = 1;
             }
             positions[i] = good;
         }
