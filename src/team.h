@@ -15,8 +15,9 @@
 /* How many threads there are by default. */
 size_t bni_team_default(void);
 
-/* Calls member(context, i) once for each i < threads, at once as far as threads can be had. They
- * have the caller's floating-point environment, and the caller gets the exceptions they raise. */
+/* Calls member(context, i) on each of so many threads, or fewer, where no more can be had: one of them
+ * has to do what there is. They have the caller's floating-point environment, and the caller gets the
+ * exceptions they raise. */
 void bni_team_run(size_t threads, void (*member)(void *context, size_t i), void *context);
 
 /* Calls step(context, i) for each i < count, on so many threads and begun in this order. Within it
